@@ -1,0 +1,51 @@
+"""Devices, precision and processes: one Accelerator, made from names."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from distillation.errors import ConfigError, unknown
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def _available(device: str) -> bool:
+    if device == "cuda":
+        return torch.cuda.is_available()
+    if device == "mps":
+        return torch.backends.mps.is_available()
+    return True
+
+
+def make_accelerator(device: str | None = None, precision: str = "fp32", **options) -> Accelerator:
+    """An Accelerator on `device` ("auto", "cpu", "cuda", "mps") with autocast to `precision`.
+
+    fp16 needs a GPU; on a CPU it becomes bf16, with a warning. Further options go to Accelerator.
+    Raises ConfigError for an unknown name or a device that is not there.
+    """
+    device = str(device or "auto")
+    if device not in DEVICES:
+        raise ConfigError(unknown("device", device, DEVICES))
+    if precision not in PRECISIONS:
+        raise ConfigError(unknown("precision", precision, PRECISIONS))
+    if not _available(device):
+        raise ConfigError(f"device {device!r} is not available here; use --device cpu")
+    on_cpu = device == "cpu" or (
+        device == "auto" and not _available("cuda") and not _available("mps")
+    )
+    if precision == "fp16" and on_cpu:
+        warnings.warn("fp16 needs a GPU; bf16 is used on the CPU instead", stacklevel=3)
+        precision = "bf16"
+    mixed = {"fp32": "no"}.get(precision, precision)
+    state = AcceleratorState._shared_state
+    if state:
+        # Accelerate keeps one state a process; a second training in a process may differ
+        same = state.get("_mixed_precision") == mixed and state.get("_cpu", on_cpu) == on_cpu
+        if not same or options:
+            AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=on_cpu, mixed_precision=mixed, **options)

@@ -1,0 +1,264 @@
+"""The one training loop.
+
+It owns the order of the data, gradient accumulation, precision, devices, the schedule, evaluation,
+checkpoints and exact resume; what a training step *is* stays with whoever passes `step`: an
+experiment, a trainer, a script. A step sees a batch and calls back:
+
+```python
+def step(batch, batch_idx):
+    with engine.autocast():
+        output = model(batch[0])
+    loss = loss_func(output.float(), batch[1])
+    engine.log({"loss": loss}, n=len(batch[1]))
+    if engine.is_train:
+        engine.backward(loss)
+        engine.optimizer_step()
+        engine.zero_grad()
+```
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from distillation.devices import make_accelerator
+from distillation.errors import ConfigError
+from distillation.hooks import HookList, Hooks
+from distillation.interrupts import StopSignals
+from distillation.meters import Meters, parameter_statistics
+from distillation.processes import ManyProcesses
+from distillation.replay import BatchIndex, Replay, groups, samples_in
+from distillation.resume import Resumable
+
+__all__ = ["BatchIndex", "Engine"]
+
+
+class Engine(Resumable, ManyProcesses):
+    """Trains `modules` by calling `step` on each batch of `train_loader` for `epochs` epochs.
+
+    Arguments:
+        step: `step(batch, batch_idx)`, called for training and for evaluation batches alike.
+        modules: what is checkpointed, by name; weights are loaded strictly by name.
+        optimizer, scheduler: torch's, or alike; the scheduler steps after each optimizer update.
+        train_loader, valid_loaders: loaders; `valid_loaders` by split name (`{"test": loader}`).
+        epochs: number of passes over `train_loader`.
+        recorder: of the run store; None records nothing.
+        accumulate: micro-batches a group; their losses are averaged, weighted by samples.
+        clip_grad_norm: largest 2-norm of the gradient, or None.
+        precision, device: names as in `distillation.devices`, or an `accelerator` instead.
+        save_seconds: a checkpoint is written at least this often, and after every epoch.
+        log_every: batches between two rows of running means (split `train_step`); 0: none.
+        validate_every: epochs between evaluations; the last epoch is always evaluated.
+        watch, watch_mode: metric that chooses the best checkpoint (`accuracy.valid`, "max").
+        states: further objects with `state_dict` / `load_state_dict`.
+        hooks: called at the places named in `distillation.hooks`.
+        samples_of: batch -> number of samples; by default the length of its first tensor.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[Any, BatchIndex], None],
+        *,
+        modules: Mapping[str, nn.Module],
+        optimizer: Any,
+        train_loader: Iterable,
+        epochs: int,
+        scheduler: Any = None,
+        valid_loaders: Mapping[str, Iterable] | None = None,
+        recorder: Any = None,
+        accumulate: int = 1,
+        clip_grad_norm: float | None = None,
+        precision: str = "fp32",
+        device: str | None = None,
+        accelerator: Accelerator | None = None,
+        save_seconds: float = 45.0,
+        log_every: int = 50,
+        validate_every: int = 1,
+        max_train_batches: int | None = None,
+        max_valid_batches: int | None = None,
+        watch: str | None = None,
+        watch_mode: str = "max",
+        states: Mapping[str, Any] | None = None,
+        hooks: Iterable[Hooks] = (),
+        samples_of: Callable[[Any], int] = samples_in,
+        batch_index: Callable[[int | None], Any] = BatchIndex,
+    ):
+        for name, value, least in (
+            ("epochs", epochs, 0),
+            ("accumulate", accumulate, 1),
+            ("validate_every", validate_every, 1),
+            ("log_every", log_every, 0),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise ConfigError(f"{name} must be a whole number of at least {least}: {value!r}")
+        if watch_mode not in ("max", "min"):
+            raise ConfigError(f"watch_mode must be 'max' or 'min', got {watch_mode!r}")
+        self.step, self.modules, self.optimizer = step, dict(modules), optimizer
+        self.scheduler, self.epochs, self.recorder = scheduler, epochs, recorder
+        self.train_loader, self.valid_loaders = train_loader, dict(valid_loaders or {})
+        self.accumulate, self.clip_grad_norm = accumulate, clip_grad_norm
+        self.accelerator = accelerator or make_accelerator(device, precision)
+        self.device = self.accelerator.device
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=self.accelerator.mixed_precision == "fp16"
+        )
+        self.save_seconds, self.log_every = save_seconds, log_every
+        self.validate_every = validate_every
+        self.max_train_batches, self.max_valid_batches = max_train_batches, max_valid_batches
+        self.watch, self.watch_mode = watch, watch_mode
+        self.states, self.samples_of = dict(states or {}), samples_of
+        self.hooks = HookList(list(hooks))
+        self.batch_index = batch_index
+        self.wrapped: dict[str, nn.Module] = {}
+
+        self.is_train = False
+        self.split = "train"
+        self.epoch = self.batch = self.samples = self.update = 0
+        self.stop_training = False
+        self.best: dict[str, float] | None = None
+        self.metrics: dict[str, float] = {}
+        self.epoch_meters, self.step_meters = Meters(), Meters()
+        self._extra: dict[str, float] = {}
+        self._weight, self._group_end = None, True
+        self._remember_hyperparameters()
+
+    # -- what a step calls ---------------------------------------------------------------------
+
+    def autocast(self) -> AbstractContextManager:
+        """Context for the forward pass in the chosen precision."""
+        return self.accelerator.autocast()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of `loss`, a mean over the samples of this batch."""
+        with self._no_sync():
+            self.scaler.scale(loss if self._weight is None else loss * self._weight).backward()
+
+    def optimizer_step(self) -> None:
+        """Clip, update and advance the schedule, when the group of micro-batches is complete."""
+        if not self._group_end:
+            return
+        if self.clip_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.clip_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.update += 1
+        if self.scheduler is not None:
+            self.scheduler.step()
+        self.hooks.on_update_end(self)
+
+    def zero_grad(self) -> None:
+        """Clear the gradients, when the group of micro-batches is complete."""
+        if self._group_end:
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def log(self, values: Mapping[str, torch.Tensor | float], n: int = 1) -> None:
+        """Add the means of `n` samples to the metrics of the current split; no host sync."""
+        self.epoch_meters.add(values, n)
+        if self.is_train and self.log_every:
+            self.step_meters.add(values, n)
+
+    def log_parameters(self, name: str = "model") -> None:
+        """Norm, mean and standard deviation of every parameter and gradient, in the epoch's row."""
+        self._extra.update(parameter_statistics(self.modules[name]))
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    def fit(self, resume: bool = False) -> dict[str, float]:
+        """Train to the last epoch; with `resume`, from the recorder's last checkpoint on.
+
+        Returns the metrics of the last epoch. Ctrl-C and SIGTERM save at the next update, then
+        raise KeyboardInterrupt.
+        """
+        if resume:
+            self.load_last()
+        self._saved = time.monotonic()
+        with StopSignals() as self._signals:
+            self.hooks.on_train_start(self)
+            while self.epoch < self.epochs and not self.stop_training:
+                self._train_epoch()
+                self._finish_epoch()
+            self.hooks.on_train_end(self)
+        return self.metrics
+
+    def _train_epoch(self) -> None:
+        self.is_train, self.split = True, "train"
+        replay = Replay(self.train_loader, self.epoch, self.batch, self._epoch_rng)
+        self.hooks.on_epoch_start(self)
+        self._epoch_rng = replay.rng
+        index = self.batch_index(replay.total(self.max_train_batches))
+        index.idx = self.batch
+        if self.batch:
+            replay.go_on_with(self._step_rng)
+        for group in groups(replay, self.accumulate, self.batch, self.max_train_batches):
+            self._train_group(group.batches, index)
+            if self.stop_training:
+                return
+            # The end of the epoch has its own checkpoint, after the evaluation
+            if not group.is_last and self._save_is_due():
+                self.save()
+                if self._signals.received:
+                    raise KeyboardInterrupt
+
+    def _train_group(self, batches: list[Any], index: Any) -> None:
+        counts = [self.samples_of(batch) for batch in batches]
+        total, everywhere = self._group_total(counts)
+        for i, (batch, n) in enumerate(zip(batches, counts, strict=True)):
+            self._group_end = i + 1 == len(counts)
+            self._weight = None if total is None else n / total
+            self.hooks.on_batch_start(self, batch)
+            self.samples += everywhere[i]
+            self.step(batch, index)
+            self.hooks.on_batch_end(self, batch)
+            index.idx += 1
+            self.batch += 1
+            if self.log_every and self.batch % self.log_every == 0:
+                self._write_row(self.step_meters, "train_step")
+
+    def evaluate(self, loader: Iterable, split: str) -> dict[str, float]:
+        """Metrics of one pass over `loader` without gradients; training state is given back."""
+        before = self.is_train, self.split, self.epoch_meters
+        self.is_train, self.split, self.epoch_meters = False, split, Meters()
+        self.hooks.on_validate_start(self, split)
+        index = self.batch_index(None)
+        with torch.no_grad():
+            replay = Replay(loader, 0, 0, None, evaluation=True)
+            index.total = replay.total(self.max_valid_batches)
+            for group in groups(replay, 1, 0, self.max_valid_batches):
+                self.step(group.batches[0], index)
+                self.hooks.on_validate_batch_end(self, split, group.batches[0])
+                index.idx += 1
+        means = self.epoch_meters.compute(self._reduce)
+        metrics = {f"{name}.{split}": value for name, value in means.items()}
+        self.hooks.on_validate_end(self, split, metrics)
+        self.is_train, self.split, self.epoch_meters = before
+        return metrics
+
+    def _finish_epoch(self) -> None:
+        train = self.epoch_meters.compute(self._reduce)
+        metrics = {f"{name}.train": value for name, value in train.items()}
+        metrics.update(self._extra)
+        last = self.epoch + 1 >= self.epochs or self.stop_training
+        if last or (self.epoch + 1) % self.validate_every == 0:
+            for split, loader in self.valid_loaders.items():
+                metrics.update(self.evaluate(loader, split))
+        self.hooks.on_epoch_end(self, metrics)
+        self.metrics = metrics
+        if self.recorder is not None:
+            self.recorder.log(self.samples, self.epoch, metrics)
+        best = self._is_best(metrics)
+        self.epoch += 1
+        self.batch, self._epoch_rng = 0, None
+        self._extra = {}
+        self.epoch_meters.reset()
+        self.save(best)
+        if self._signals.received and self.epoch < self.epochs:
+            raise KeyboardInterrupt

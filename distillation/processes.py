@@ -1,0 +1,57 @@
+"""What changes when several processes train one model."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+
+from distillation.meters import Meters
+
+
+class ManyProcesses:
+    """The part of the engine that speaks with the other processes; alone, it costs nothing."""
+
+    def wrap(self, name: str = "model") -> nn.Module:
+        """The module a step should call: wrapped in DDP when there are several processes."""
+        if self.accelerator.num_processes > 1 and name not in self.wrapped:
+            ids = None if self.device.type == "cpu" else [self.device.index]
+            self.wrapped[name] = nn.parallel.DistributedDataParallel(
+                self.modules[name], device_ids=ids
+            )
+        return self.wrapped.get(name, self.modules[name])
+
+    def _reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.accelerator.num_processes == 1:
+            return tensor
+        return self.accelerator.reduce(tensor, reduction="sum")
+
+    def _group_total(self, counts: list[int]) -> tuple[torch.Tensor | int | None, list[int]]:
+        """Divisor of each micro-batch's samples, and its samples over all processes.
+
+        DDP takes the plain mean over processes, so the divisor is the number of samples of the
+        group over all processes, divided by their number. None: the batch is the whole group.
+        """
+        processes = self.accelerator.num_processes
+        if processes == 1:
+            return (sum(counts) if len(counts) > 1 else None), counts
+        if self.device.type == "cpu":
+            everywhere = self._reduce(torch.tensor(counts)).tolist()
+            return sum(everywhere) / processes, everywhere
+        # On a GPU the exact sum stays there: reading it would stall the step
+        total = self._reduce(torch.tensor(float(sum(counts)), device=self.device))
+        return total / processes, [n * processes for n in counts]
+
+    def _no_sync(self) -> AbstractContextManager:
+        wrapped = next(iter(self.wrapped.values()), None)
+        if wrapped is None or self._group_end:
+            return nullcontext()
+        return wrapped.no_sync()
+
+    def _write_row(self, meters: Meters, split: str) -> None:
+        means = meters.compute(self._reduce)
+        meters.reset()
+        if self.recorder is not None:
+            row = {f"{name}.{split}": value for name, value in means.items()}
+            self.recorder.log(self.samples, self.epoch, row)

@@ -1,0 +1,156 @@
+"""Batches of an epoch, in an order that can be taken up again in the middle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from distillation.errors import ConfigError
+from distillation.rng import get_rng_state, set_rng_state
+
+
+@dataclass
+class BatchIndex:
+    """Position in an epoch: `idx` from 0, `total` batches (None when the loader has no length)."""
+
+    total: int | None
+    idx: int = 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this is the last batch of the epoch."""
+        return self.total is not None and self.idx + 1 >= self.total
+
+
+def samples_in(batch: Any) -> int:
+    """Number of samples in a batch: the length of the first tensor found in it."""
+    if torch.is_tensor(batch):
+        return len(batch) if batch.dim() else 1
+    if isinstance(batch, dict):
+        batch = list(batch.values())
+    if isinstance(batch, (list, tuple)):
+        for item in batch:
+            try:
+                return samples_in(item)
+            except ConfigError:
+                continue
+    raise ConfigError(
+        f"no tensor in a batch of type {type(batch).__name__}, so its samples cannot be counted; "
+        "pass samples_of= to the engine"
+    )
+
+
+def _generators(loader: Any) -> list[torch.Generator]:
+    """A DataLoader's own generators, each once."""
+    found: list[torch.Generator] = []
+    for owner in (loader, getattr(loader, "sampler", None)):
+        generator = getattr(owner, "generator", None)
+        if isinstance(generator, torch.Generator) and all(generator is not g for g in found):
+            found.append(generator)
+    return found
+
+
+class Replay:
+    """One epoch of a loader, from batch `start` on.
+
+    Loaders of `distillation.data` make any batch directly (`batches(epoch, start=)`). Of any other
+    loader the epoch is drawn again from the random state in which it began, the first `start`
+    batches are passed over, and the state of the step is put back: what follows is what would
+    have followed. For evaluation the global generators are left as they were found.
+    """
+
+    def __init__(
+        self,
+        loader: Iterable,
+        epoch: int,
+        start: int,
+        rng: dict[str, Any] | None,
+        evaluation: bool = False,
+    ):
+        self.loader, self.epoch, self.start, self.evaluation = loader, epoch, start, evaluation
+        self.direct = hasattr(loader, "batches")
+        if start and not self.direct and rng is None:
+            raise ConfigError("a loader without batches(epoch, start=) needs its epoch's RNG state")
+        resumed = start > 0 and not self.direct
+        self._before = get_rng_state() if evaluation and not self.direct else None
+        if not self.direct:
+            for owner in (loader, getattr(loader, "sampler", None)):
+                if not evaluation and hasattr(owner, "set_epoch"):
+                    owner.set_epoch(epoch)
+            if resumed:
+                set_rng_state(rng)
+                for generator, state in zip(_generators(loader), rng["loader"], strict=True):
+                    generator.set_state(state)
+            else:
+                rng = get_rng_state()
+                rng["loader"] = [g.get_state() for g in _generators(loader)]
+        self.rng = None if self.direct else rng
+
+    def total(self, limit: int | None = None) -> int | None:
+        """Number of batches in the epoch, at most `limit`; None when the loader cannot tell."""
+        try:
+            length = len(self.loader)  # type: ignore[arg-type]
+        except TypeError:
+            return limit
+        return length if limit is None else min(length, limit)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.direct:
+            yield from self.loader.batches(self.epoch, start=self.start)  # type: ignore[attr-defined]
+            return
+        iterator = iter(self.loader)
+        for i in range(self.start):
+            if next(iterator, self) is self:
+                raise ConfigError(
+                    f"the loader gave {i} batches where the checkpoint has seen {self.start}; "
+                    "resume needs the same data and batch size"
+                )
+        try:
+            if self._step_rng is not None:
+                set_rng_state(self._step_rng)
+            yield from iterator
+        finally:
+            if self._before is not None:
+                set_rng_state(self._before)
+
+    _step_rng: dict[str, Any] | None = None
+
+    def go_on_with(self, rng: dict[str, Any]) -> None:
+        """Random state from which the step goes on after the passed-over batches."""
+        self._step_rng = rng
+        if self.direct:
+            set_rng_state(rng)
+
+
+@dataclass
+class Group:
+    """Micro-batches that make one optimizer update."""
+
+    batches: list[Any]
+    is_last: bool
+
+
+def groups(replay: Replay, size: int, start: int = 0, limit: int | None = None) -> Iterator[Group]:
+    """Groups of `size` batches, the last one partial; at most `limit` batches from 0 on.
+
+    Nothing is read ahead of a group, so that random numbers are drawn in the order in which a
+    plain loop would draw them.
+    """
+    total = replay.total(limit)
+    seen, group = start, []
+    if total is not None and seen >= total:
+        return
+    for batch in replay:
+        group.append(batch)
+        seen += 1
+        is_last = total is not None and seen >= total
+        if len(group) == size or is_last:
+            yield Group(group, is_last)
+            group = []
+        if is_last:
+            return
+    if group:
+        yield Group(group, True)
