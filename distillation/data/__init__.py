@@ -1,0 +1,20 @@
+"""Data: whole-tensor image sets, numbered views of them, and loaders that can be replayed."""
+
+from distillation.data.digits import digits
+from distillation.data.images import ImageSet
+from distillation.data.order import Batch, EpochLoader
+from distillation.data.tensor_loader import TensorLoader
+from distillation.data.views import CropFlip, Cutout, Identity, Restricted, Views
+
+__all__ = [
+    "Batch",
+    "CropFlip",
+    "Cutout",
+    "EpochLoader",
+    "Identity",
+    "ImageSet",
+    "Restricted",
+    "TensorLoader",
+    "Views",
+    "digits",
+]
