@@ -1,5 +1,6 @@
 """Data: whole-tensor image sets, numbered views of them, and loaders that can be replayed."""
 
+from distillation.data.cifar import cifar10
 from distillation.data.digits import digits
 from distillation.data.images import ImageSet
 from distillation.data.order import Batch, EpochLoader
@@ -16,5 +17,6 @@ __all__ = [
     "Restricted",
     "TensorLoader",
     "Views",
+    "cifar10",
     "digits",
 ]
