@@ -4,6 +4,7 @@ from distillation.data.cifar import cifar10
 from distillation.data.digits import digits
 from distillation.data.images import ImageSet
 from distillation.data.order import Batch, EpochLoader
+from distillation.data.replayable import ReplayableLoader
 from distillation.data.tensor_loader import TensorLoader
 from distillation.data.views import CropFlip, Cutout, Identity, Restricted, Views
 
@@ -14,6 +15,7 @@ __all__ = [
     "EpochLoader",
     "Identity",
     "ImageSet",
+    "ReplayableLoader",
     "Restricted",
     "TensorLoader",
     "Views",

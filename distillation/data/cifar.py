@@ -86,11 +86,10 @@ def _decode(source: Path) -> tuple[ImageSet, ImageSet]:
 
 def _downloaded(folder: Path) -> Path:
     """Let torchvision fetch CIFAR-10 into this folder; it compares the checksums itself."""
+    import distillation.torchvision_guard  # noqa: F401
+
     before = socket.getdefaulttimeout()
     try:
-        import distillation.torchvision_guard  # noqa: F401
-
-        # isort: split
         from torchvision.datasets import CIFAR10
 
         socket.setdefaulttimeout(30)  # where packets vanish, torchvision would wait for ever
