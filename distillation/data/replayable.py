@@ -104,7 +104,7 @@ class _Seeded(Dataset):
 
     def __getitem__(self, sample: int) -> tuple[object, object]:
         seed = keyed.derive(self.seed, "item", self.epoch, sample)
-        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
         try:
             random.seed(seed)
             np.random.seed(seed % 2**32)  # noqa: NPY002 - the generator that transforms draw from
