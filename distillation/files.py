@@ -60,7 +60,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        clean(path.parent, path.name)
+        clean(path.parent)
         temporary = temporary_name(path)
         try:
             yield temporary
@@ -81,7 +81,7 @@ def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     with explained(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         recover(folder)
-        clean(folder.parent, folder.name)
+        clean(folder.parent)
         temporary = temporary_name(folder)
         try:
             temporary.mkdir()
@@ -138,20 +138,31 @@ def folders(parent: Path) -> list[str]:
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder so that a kill on the way never leaves a half of it under its name."""
+    clean(folder.parent)
     condemned = temporary_name(folder)
     folder.rename(condemned)
     shutil.rmtree(condemned)
 
 
-def clean(parent: Path, name: str) -> None:
-    """Remove temporary siblings of `parent / name` whose writer is no longer alive."""
-    for entry in parent.glob(f".{_escaped(name)}.*{_TEMPORARY}"):
-        if entry.name == f".{name}{_PREVIOUS}" or _writer_alive(entry.name):
+def clean(parent: Path) -> None:
+    """Remove the temporary files and folders in `parent` whose writer is no longer alive."""
+    for entry in list(os.scandir(parent)):
+        name = entry.name
+        if not name.startswith(".") or not name.endswith(_TEMPORARY) or _writer_alive(name):
             continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
         else:
-            entry.unlink(missing_ok=True)
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def tidy(parent: Path) -> None:
+    """`clean`, and `recover` for every folder in `parent`; only for who alone writes there."""
+    if not parent.is_dir():
+        return
+    clean(parent)
+    for entry in parent.glob(f".*{_PREVIOUS}"):
+        recover(parent / entry.name[1 : -len(_PREVIOUS)])
 
 
 def temporary_name(path: Path) -> Path:
@@ -219,10 +230,6 @@ def sha256_of(path: Path, length: int | None = None) -> str:
 
 def _previous(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}{_PREVIOUS}")
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def _host() -> str:

@@ -1,0 +1,370 @@
+"""A run as it is written: `runs.create` and `runs.resume` give a Recorder."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from distillation import files
+from distillation.errors import ConfigError, DistillationError, RunError, unknown
+from distillation.runs import environment, lock, metrics, places, store
+from distillation.runs.places import CHECKPOINTS, CONFIG, METRICS, RUN
+from distillation.runs.run import Run, steps
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distillation.checkpoint import Checkpoint
+
+_FLUSH_SECONDS = 2.0  # rows are promised to be on disk within 5 s
+_FIXED = ("uuid", "started", "status", "ended", "summary", "best_step")
+_ENDED = ("completed", "interrupted", "crashed")
+
+
+def create(
+    experiment: str,
+    *,
+    name: str | None = None,
+    comment: str = "",
+    config: Mapping | None = None,
+    parent: Run | str | None = None,
+    seed: int | None = None,
+    model: object = None,
+    root: str | os.PathLike | None = None,
+    uuid: str | None = None,
+    keep: int = 1,
+) -> Recorder:
+    """Begin a run in `<root>/<experiment>/<uuid>/`; the caller holds it until the recorder ends.
+
+    `parent` is the run of the teacher (a Run, a UUID or a prefix), `model` the reference (or its
+    dict) that says how the model is made, `keep` how many of the last checkpoints stay beside the
+    best. Any number of processes may create runs under one root.
+
+    Raises:
+        ConfigError: a name that makes no folder, a UUID that is none or is taken, `keep` below 1.
+        RunError: there is no such parent.
+    """
+    places.checked_experiment(experiment)
+    if uuid is not None and not places.is_uuid(uuid):
+        raise ConfigError(f"{uuid!r} is no run UUID: 32 hex characters, small letters")
+    base = places.root(root)
+    info = {
+        "uuid": uuid or uuid4().hex,
+        "name": name,
+        "comment": comment,
+        "status": "running",
+        "started": places.now(),
+        "ended": None,
+        "command": environment.command(),
+        "versions": environment.versions(),
+        "threads": environment.threads(),
+        "git_commit": environment.git_commit(),
+        "seed": seed,
+        "parent": _parent_uuid(parent, base),
+        "summary": {},
+        "model": files.jsonable(model, "model"),
+        "facts": {},
+        "best_step": None,
+        "keep": _checked_keep(keep),
+    }
+    folder = base / experiment / info["uuid"]
+    settings = files.dumps(dict(config or {}), indent=2)
+    with files.explained(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            raise ConfigError(f"there is a run {info['uuid']} already; resume it") from None
+    held = lock.hold(folder)
+    try:
+        files.atomic_write(folder / CONFIG, settings + "\n")
+        files.atomic_json(folder / RUN, info)
+        return Recorder(folder, info, held)
+    except BaseException:
+        held.release()
+        raise
+
+
+def resume(
+    uuid_or_prefix: str, root: str | os.PathLike | None = None, *, keep: int | None = None
+) -> Recorder:
+    """Go on with a run, in its own folder.
+
+    Raises:
+        RunError: there is no such run, or another process is writing it.
+    """
+    run = store.find(uuid_or_prefix, root)
+    held = lock.hold(run.path)
+    try:
+        info = Run.read(run.path).info  # as the last writer left it
+        again = {
+            "started": places.now(),
+            "command": environment.command(),
+            "threads": environment.threads(),
+        }
+        info |= {"status": "running", "ended": None, "resumed": [*info.get("resumed", []), again]}
+        info.pop("error", None)
+        if keep is not None:
+            info["keep"] = _checked_keep(keep)
+        files.atomic_json(run.path / RUN, info)
+        return Recorder(run.path, info, held)
+    except BaseException:
+        held.release()
+        raise
+
+
+class Recorder:
+    """Writes one run. Use it as a context manager:
+
+        with runs.create("digits_small", config=config) as recorder:
+            recorder.log(step, epoch, {"loss.train": 0.3})
+
+    On exit the run is `completed`, `interrupted` after Ctrl-C, `crashed` after another exception.
+    Until then this process holds the run's lock; if it is killed, the run reads `interrupted`.
+    Safe to use from several threads; in a training of several processes only the first has one.
+    """
+
+    def __init__(self, path: Path, info: dict, held) -> None:
+        self.path = path
+        self._info = info
+        self._lock = held
+        self._guard = threading.RLock()
+        self._metrics = metrics.MetricsFile(path / METRICS)
+        self._failure: DistillationError | None = None
+        self._stop = threading.Event()
+        self._timer: threading.Thread | None = None
+        self._summary = metrics.last_values(metrics.read(path / METRICS))
+        files.tidy(path / CHECKPOINTS)  # what a killed writer left
+        atexit.register(self._flush_at_exit)
+
+    def __repr__(self) -> str:
+        return f"Recorder({self.uuid[:8]}, {self.path.parent.name}, {self._info['status']})"
+
+    @property
+    def uuid(self) -> str:
+        """The run's UUID: 32 hex characters."""
+        return self._info["uuid"]
+
+    @property
+    def run(self) -> Run:
+        """The run as a reader sees it now."""
+        with self._guard:
+            if self._timer is not None:
+                self._flush()
+        return Run.read(self.path)
+
+    @property
+    def open(self) -> bool:
+        """Whether the run is still being written."""
+        return self._lock is not None
+
+    # Metrics --------------------------------------------------------------------------------
+
+    def log(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        """Record metrics at `step` (in samples); on disk within five seconds.
+
+        Values are numbers; NaN and infinities are written as null.
+
+        Raises:
+            ConfigError: a value is no number (a tensor, say), or a name is `step`, `epoch`, `time`.
+            RunError: an earlier row could not be written (a full disk); nothing is lost as long as
+                the process lives, and the next call tries again.
+        """
+        with self._guard:
+            self._must_be_open()
+            row = self._metrics.append(step, epoch, values)
+            self._summary.update((k, v) for k, v in row.items() if k not in metrics.KEYS)
+            if self._failure is not None:
+                self._failure = None
+                self._flush()
+            if self._timer is None:
+                self._timer = threading.Thread(target=self._tick, name="metrics", daemon=True)
+                self._timer.start()
+
+    def _tick(self) -> None:
+        while not self._stop.wait(_FLUSH_SECONDS):
+            with self._guard:
+                if not self.open:
+                    return
+                try:
+                    self._flush()
+                except DistillationError as error:
+                    self._failure = error  # the next log() tries again and raises
+
+    def _flush(self) -> None:
+        if self._metrics.flush():
+            self._write_info(summary=dict(self._summary))
+
+    def _flush_at_exit(self) -> None:
+        with self._guard:
+            if self.open:
+                self._flush()
+
+    # Facts ----------------------------------------------------------------------------------
+
+    def update(self, **fields: object) -> None:
+        """Merge fields into run.json: `parent`, `model`, `seed`, `name`, `evaluation`, …
+
+        `facts` is merged key by key, everything else replaced.
+
+        Raises:
+            ConfigError: a field that the recorder itself keeps, or a value that is no JSON.
+        """
+        fixed = sorted(set(fields) & set(_FIXED))
+        if fixed:
+            raise ConfigError(f"run.json: {', '.join(fixed)} cannot be set; the recorder keeps it")
+        with self._guard:
+            self._must_be_open()
+            if "parent" in fields:
+                fields["parent"] = _parent_uuid(fields["parent"], self.path.parent.parent)
+            if "keep" in fields:
+                fields["keep"] = _checked_keep(fields["keep"])
+            if "facts" in fields:
+                fields["facts"] = {**(self._info.get("facts") or {}), **fields["facts"]}
+            self._write_info(**{k: files.jsonable(v, k) for k, v in fields.items()})
+
+    def set_config(self, config: Mapping) -> None:
+        """Record the configuration, every value resolved, in config.json."""
+        with self._guard:
+            self._must_be_open()
+            files.atomic_json(self.path / CONFIG, dict(config))
+
+    def _write_info(self, **fields: object) -> None:
+        changed = {**self._info, **fields}
+        files.atomic_json(self.path / RUN, changed)
+        self._info = changed
+
+    # Checkpoints ----------------------------------------------------------------------------
+
+    def save_checkpoint(
+        self,
+        step: int,
+        weights: Mapping[str, Mapping[str, Tensor]],
+        state: object = None,
+        info: Mapping | None = None,
+        best: bool = False,
+    ) -> None:
+        """Write `checkpoints/<step>/`, then prune: the last `keep` stay, and the best.
+
+        Raises:
+            CheckpointError: the disk is full, or something cannot be saved; the checkpoints that
+                were there are unchanged.
+        """
+        from distillation.checkpoint import write_checkpoint
+
+        step = metrics.whole("step", step)
+        if step < 0:
+            raise ConfigError(f"step must be a number of samples, not {step}")
+        with self._guard:
+            self._must_be_open()
+            self._metrics.sync()
+            write_checkpoint(self.path / CHECKPOINTS / str(step), weights, state, info)
+            fields: dict = {"summary": dict(self._summary)}
+            if best:
+                fields["best_step"] = step
+            if self._info.get("threads") is None:
+                fields["threads"] = environment.threads()
+            self._write_info(**fields)
+            self._prune()
+
+    def last_step(self) -> int | None:
+        """The step of the last complete checkpoint; None if there is none."""
+        present = steps(self.path)
+        return present[-1] if present else None
+
+    def load_checkpoint(self, step: int | str = "last", device: str = "cpu") -> Checkpoint:
+        """Read a checkpoint of this run. Errors as in `Run.checkpoint`."""
+        return Run.read(self.path).checkpoint(step, device=device)
+
+    def rewind(self, step: int | None) -> None:
+        """Go back to `step`: metric rows and checkpoints past it are dropped; all for None."""
+        with self._guard:
+            self._must_be_open()
+            rows = self._metrics.rewind(step)
+            self._summary = metrics.last_values(rows)
+            for later in steps(self.path):
+                if step is None or later > step:
+                    files.remove_folder(self.path / CHECKPOINTS / str(later))
+            fields: dict = {"summary": dict(self._summary)}
+            best = self._info.get("best_step")
+            if best is not None and (step is None or best > step):
+                fields["best_step"] = None
+            self._write_info(**fields)
+
+    def _prune(self) -> None:
+        present = steps(self.path)
+        kept = {*present[-self._info["keep"] :], self._info.get("best_step")}
+        for step in present:
+            if step not in kept:
+                files.remove_folder(self.path / CHECKPOINTS / str(step))
+
+    # The end --------------------------------------------------------------------------------
+
+    def finish(self, status: str = "completed", error: str | None = None) -> None:
+        """End the run: completed, interrupted or crashed. A second call does nothing."""
+        if status not in _ENDED:
+            raise ConfigError(unknown("status", status, _ENDED))
+        with self._guard:
+            if not self.open:
+                return
+            try:
+                self._metrics.sync()
+                fields = {"status": status, "ended": places.now(), "summary": dict(self._summary)}
+                if error is not None:
+                    fields["error"] = error
+                self._write_info(**fields)
+            finally:
+                self._lock.release()
+                self._lock = None
+                self._stop.set()
+                atexit.unregister(self._flush_at_exit)
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        ended_well = kind is None or (isinstance(error, SystemExit) and not error.code)
+        if ended_well:
+            self.finish("completed")
+        elif issubclass(kind, KeyboardInterrupt):
+            self.finish("interrupted")
+        else:
+            self.finish("crashed", f"{kind.__name__}: {error}")
+
+    def _must_be_open(self) -> None:
+        if not self.open:
+            raise RunError(
+                f"run {self.uuid[:8]} has ended ({self._info['status']}); "
+                "runs.resume goes on with it"
+            )
+
+
+def _parent_uuid(parent: object, root: Path) -> str | None:
+    """The full UUID of a run that is named as a teacher."""
+    if parent is None:
+        return None
+    if isinstance(parent, Run):
+        return parent.uuid
+    if not isinstance(parent, str):
+        raise ConfigError(f"parent must be a run or its UUID, not a {type(parent).__name__}")
+    name, _ = places.parse(parent)
+    if places.is_uuid(places.normal(name)):
+        return places.normal(name)  # perhaps a run of another store
+    return store.find(name, root).uuid
+
+
+def _checked_keep(keep: object) -> int:
+    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+        raise ConfigError(f"keep must be a whole number from 1 up, not {keep!r}")
+    return keep
