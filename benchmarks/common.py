@@ -1,6 +1,8 @@
 """The harness that the benchmarks share: alternating rounds, CPU and wall time, one JSON file.
 
-A benchmark is a file that answers one question and runs alone:
+A benchmark is a file that answers one question and runs alone (`python -m benchmarks.my_door`):
+
+    from benchmarks.common import Result, measure, ratio
 
     timings = measure({"plain": plain, "ours": ours}, rounds=9, calls=10)
     result = Result("my_door", "What does my door cost over a bare loop?")
@@ -142,7 +144,7 @@ class Result:
     notes: list[str] = field(default_factory=list)
 
     def figure(self, name: str, value: Spread | float, unit: str = "×", what: str = "") -> None:
-        """Record one figure: a `Spread` or a plain number, with its unit and one line of meaning."""
+        """Record one figure: a `Spread` or a number, with its unit and one line of meaning."""
         numbers = value.to_json() if isinstance(value, Spread) else {"median": _rounded(value)}
         self.figures[name] = {**numbers, "unit": unit, "what": what}
 
@@ -195,9 +197,7 @@ def machine() -> dict[str, object]:
     """What bears on speed: processor, cores, memory, system. No host name, no path, no user."""
     facts: dict[str, object] = {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": _cores(),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.machine()}",
         "bf16": _has_bf16(),
@@ -253,6 +253,12 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _cores() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def _memory_gib() -> float | None:

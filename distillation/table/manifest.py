@@ -1,0 +1,139 @@
+"""What the entries of a table are, written beside them, and the comparison with what is asked for.
+
+A table's identity has one part for everything an entry depends on. A table whose identity differs
+in any part is never read: `TeacherError` names the parts that differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distillation.errors import DataError, TeacherError
+from distillation.files import atomic_json
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+# part of the identity -> its name in messages, in the order they are reported
+PARTS = {
+    "teacher": "teacher weights",
+    "teacher_mode": "teacher mode",
+    "data": "data",
+    "views": "views",
+    "normalisation": "normalisation",
+    "precision": "precision",
+    "memory_format": "memory format",
+    "device": "device",
+    "batch_size": "batch size of the fills",
+    "layers": "layers",
+    "codec": "storage form",
+}
+# Parts that only matter to whoever computes entries; a table opened without a teacher ignores them.
+COMPUTED_BY = ("teacher", "teacher_mode", "precision", "memory_format", "device", "batch_size")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Identity (`PARTS`), shape of the arrays, where in an entry each output lies, and facts.
+
+    `outputs` is a list of `{"name", "shape", "start", "size"}` in half floats. `facts` say who made
+    the table (versions, run UUID of the teacher) and are not compared.
+    """
+
+    identity: Mapping[str, object]
+    samples: int
+    views: int
+    width: int
+    outputs: tuple[Mapping[str, object], ...]
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.samples, self.views, self.width
+
+    def write(self, folder: Path) -> None:
+        """Write `manifest.json`, all of it or nothing."""
+        atomic_json(
+            folder / MANIFEST,
+            {
+                "format": FORMAT,
+                "identity": dict(self.identity),
+                "samples": self.samples,
+                "views": self.views,
+                "width": self.width,
+                "outputs": [dict(output) for output in self.outputs],
+                "facts": dict(self.facts),
+            },
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest | None:
+        """The manifest of a folder, None when it has none. `DataError` when it is not one."""
+        path = Path(folder) / MANIFEST
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read {path}: {error}") from error
+        try:
+            found = json.loads(text)
+            if found["format"] != FORMAT:
+                raise DataError(
+                    f"{path} has format {found['format']!r}; this version reads format {FORMAT}"
+                )
+            return cls(
+                identity=dict(found["identity"]),
+                samples=int(found["samples"]),
+                views=int(found["views"]),
+                width=int(found["width"]),
+                outputs=tuple(found["outputs"]),
+                facts=dict(found["facts"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(
+                f"{path} is damaged ({error!r}); delete the folder to start the table again"
+            ) from error
+
+
+def digest(identity: Mapping[str, object]) -> str:
+    """64 hex characters that name an identity, whatever the order of its parts."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(
+    found: Mapping[str, object], asked: Mapping[str, object]
+) -> list[tuple[str, object, object]]:
+    """`(name for people, found, asked)` of every part that differs, in the order of `PARTS`."""
+    names = [*PARTS, *sorted((set(found) | set(asked)) - set(PARTS))]
+    return [
+        (PARTS.get(name, name), found.get(name), asked.get(name))
+        for name in names
+        if found.get(name) != asked.get(name)
+    ]
+
+
+def refuse_other(
+    folder: Path, found: Mapping[str, object], asked: Mapping[str, object], advice: str
+) -> None:
+    """Raise `TeacherError` when the table in `folder` holds something else than is asked for."""
+    differing = differences(found, asked)
+    if not differing:
+        return
+    lines = "".join(f"\n  {name}: table {_short(a)}, asked {_short(b)}" for name, a, b in differing)
+    raise TeacherError(
+        f"the teacher table in {folder} was made for other "
+        f"{', '.join(name for name, _, _ in differing)}:{lines}\n{advice}"
+    )
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return text if len(text) <= 60 else f"{text[:57]}…"
