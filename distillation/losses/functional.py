@@ -189,7 +189,8 @@ def corrected_probabilities(
     label = target.long().unsqueeze(-1)
     p_max, first = p.max(dim=-1, keepdim=True)
     p_label = p.gather(-1, label)
-    behind = (p_max - p_label + tau) / (1 + p_max - p_label)
+    gap = p_max - p_label
+    behind = (gap + tau) / (gap + 1)
     ahead = (tau / (1 - p_max).clamp(min=torch.finfo(p.dtype).tiny)).clamp(max=1.0)
     weight = torch.where(first == label, ahead, behind)
     return ((1 - weight) * p).scatter_add(-1, label, weight)
