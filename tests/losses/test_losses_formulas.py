@@ -82,6 +82,15 @@ def test_half_precision_is_raised_to_float32(name, dtype):
     assert s.grad.dtype == dtype
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_autocast_does_not_lower_the_precision(name):
+    s, t = (logits(4, 10, seed=i, dtype=torch.float32) for i in range(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = make(name, 4.0)(s, t)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, make(name, 4.0)(s, t))
+
+
 def test_a_half_precision_teacher_may_meet_a_full_precision_student():
     s, t = logits(4, 10, dtype=torch.float32), logits(4, 10, seed=1).bfloat16()
     assert torch.equal(losses.kl_divergence(s, t), losses.kl_divergence(s, t.float()))

@@ -94,6 +94,30 @@ class TestAccepts:
         assert accepts(loss) == names
 
 
+def test_a_loss_of_ones_own_has_a_projector_and_keywords():
+    class Hint(losses.DistillationLoss):
+        """FitNets' hint with a weight per epoch: the whole of what a new loss needs."""
+
+        def __init__(self, student: int, teacher: int) -> None:
+            super().__init__()
+            self.projector = nn.Linear(student, teacher)
+
+        def forward(self, student_output, teacher_output, *, epoch):
+            gap = self.projector(student_output) - teacher_output.detach()
+            return gap.square().mean() / (1 + epoch)
+
+    hint = Hint(4, 6)
+    given = route({"Hint_0": hint}, {"epoch": 1})
+    hint(torch.randn(2, 4), torch.randn(2, 6), **given["Hint_0"]).backward()
+    assert hint.projector.weight.grad is not None
+    assert hint.constructor_arguments == ((4, 6), {})
+
+
+def test_the_base_class_says_that_forward_is_missing():
+    with pytest.raises(NotImplementedError, match="DistillationLoss has no forward"):
+        losses.DistillationLoss()(1, 2)
+
+
 class TestRoute:
     def test_each_loss_gets_what_it_takes(self):
         criterion = {"MFTLoss_0": losses.MFTLoss(), "MSELoss_1": nn.MSELoss()}
