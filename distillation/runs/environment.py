@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import sys
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 
 _PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "accelerate", "timm", "labml")
@@ -21,6 +19,8 @@ def command() -> list[str]:
 
 def versions() -> dict[str, str]:
     """Versions of Python, this library and the packages that results depend on."""
+    from importlib import metadata
+
     from distillation import __version__
 
     found = {"python": platform.python_version(), "distillation": __version__}
@@ -41,6 +41,8 @@ def threads() -> int | None:
 @lru_cache(maxsize=1)
 def git_commit() -> str | None:
     """The commit that is checked out where the program runs; None outside a repository."""
+    import subprocess
+
     try:
         answer = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False

@@ -131,6 +131,11 @@ def is_maximised(name: str) -> bool:
     return any(part in MAXIMISED for part in parts) and "loss" not in parts
 
 
+def is_quiet(name: str) -> bool:
+    """Whether a metric is a statistic of one parameter or gradient, of which there are hundreds."""
+    return name.startswith(("param.", "grad."))
+
+
 def main_values(summary: Mapping[str, float | None], most: int = 2) -> dict[str, float | None]:
     """The metrics to show where there is room for a few: test before valid before train."""
     splits = ("test", "valid", "train")
@@ -142,7 +147,8 @@ def main_values(summary: Mapping[str, float | None], most: int = 2) -> dict[str,
         kind = 0 if head.lower() == "accuracy" else 1 if head.lower() == "loss" else 2
         return kind > 1, place, kind, name
 
-    return {name: summary[name] for name in sorted(summary, key=rank)[:most]}
+    names = sorted((n for n in summary if not is_quiet(n)), key=rank)
+    return {name: summary[name] for name in names[:most]}
 
 
 def whole(what: str, value: object) -> int:

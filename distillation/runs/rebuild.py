@@ -45,7 +45,4 @@ def _build(run: Run, trust: Iterable) -> nn.Module:
             f"run {run.label} did not record how its model is made; pass an instance: "
             "load_model(model=…)"
         )
-    reference = references.Reference.from_json(recorded)
-    model = references.resolve(reference, trust=trust)(*reference.args, **reference.kwargs)
-    references.note(model, reference)
-    return model
+    return references.build(references.Reference.from_json(recorded), trust=trust)

@@ -1,0 +1,84 @@
+"""The `distill` command.
+
+Every subcommand is a function in its own file under `distillation/commands/`, imported only when
+it is called, so that `distill runs` does not pay for torch. A new one is a line in `COMMANDS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import typer
+import typer.core
+import typer.main
+
+from distillation.errors import ConfigError, DistillationError, unknown
+
+# name -> module:function; the function's docstring is the help
+COMMANDS = {
+    "runs": "distillation.commands.runs:runs",
+    "show": "distillation.commands.show:show",
+    "compare": "distillation.commands.compare:compare",
+    "rm": "distillation.commands.rm:rm",
+    "evaluate": "distillation.commands.evaluate:evaluate",
+}
+
+
+class LazyCommands(typer.core.TyperGroup):
+    """A group that knows its commands by name and imports each one when it is needed."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: typer.Context, cmd_name: str):
+        if cmd_name.startswith("-"):
+            return None
+        if cmd_name not in COMMANDS:
+            raise ConfigError(unknown("command", cmd_name, COMMANDS))
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        function = getattr(importlib.import_module(module), name)
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+        alone.command(cmd_name)(function)
+        return typer.main.get_command(alone)
+
+
+app = typer.Typer(
+    cls=LazyCommands,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Find, compare, evaluate and remove recorded runs.
+
+    Runs are looked for under --runs ROOT, else in DISTILLATION_RUNS, else in ./logs. A run is named
+    by its UUID or any unique beginning of it.
+
+    Example: distill runs --experiment digits_distill
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with 0, or 2 and a message for what the user can put right."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character
+    try:
+        typer.main.get_command(app).main(args=arguments, prog_name="distill")
+    except DistillationError as error:
+        sys.exit(_fail(str(error)))
+
+
+def _fail(message: str) -> int:
+    print(f"distill: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

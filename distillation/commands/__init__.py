@@ -1,0 +1,1 @@
+"""The subcommands of `distill`, one file each; `distillation.cli` lists them."""

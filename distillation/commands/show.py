@@ -1,0 +1,118 @@
+"""`distill show RUN`: everything that is known of one run."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated
+
+import typer
+
+from distillation.commands import output
+from distillation.commands.output import Json
+from distillation.errors import RunError
+from distillation.runs import Run, store
+from distillation.runs.compare import flat
+from distillation.runs.metrics import best_values, is_quiet
+from distillation.runs.places import parse
+
+
+def show(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="UUID or a beginning of it.")],
+    all: Annotated[
+        bool, typer.Option("--all", help="Statistics of parameters and gradients too.")
+    ] = False,
+    runs: output.Runs = None,
+    json: Json = False,
+) -> None:
+    """Show one run: facts, configuration, metrics, checkpoints, teacher and students.
+
+    Example: distill show 3fa9
+    """
+    found = whole_run(run, runs)
+    if json:
+        output.print_json(_record(found))
+        return
+    output.print_facts(_facts(found))
+    if found.config:
+        output.print_heading("config")
+        output.print_facts(flat(found.config))
+    best = best_values(found.metrics)
+    names = [name for name in sorted(found.summary) if all or not is_quiet(name)]
+    if names:
+        output.print_heading("metrics")
+        output.print_table(
+            ["name", "last", "best", "at step"],
+            [
+                [name, output.number(found.summary[name]), *best.get(name, (None, None))]
+                for name in names
+            ],
+        )
+    hidden = len(found.summary) - len(names)
+    if hidden:
+        print(f"and {hidden} of parameters and gradients: --all")
+
+
+def whole_run(text: str, root: str | None) -> Run:
+    """The run that `text` names, for commands to which a step says nothing."""
+    name, step = parse(text)
+    if step is not None:
+        raise RunError(f"{text!r}: this command is about a whole run; say {name!r}")
+    return store.find(name, root)
+
+
+def _facts(run: Run) -> dict[str, object]:
+    info = run.info
+    versions = info.get("versions") or {}
+    model = info.get("model") or {}
+    facts: dict[str, object] = {
+        "run": run.uuid,
+        "experiment": run.experiment,
+        "name": run.name,
+        "comment": run.comment,
+        "status": run.status,
+        "error": info.get("error"),
+        "started": run.started,
+        "ended": run.ended,
+        "command": shlex.join(info.get("command") or []),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "threads": info.get("threads"),
+        "git commit": info.get("git_commit"),
+        "seed": None if run.seed is None else str(run.seed),
+        "model": model.get("target"),
+        **flat(run.facts),
+        "teacher": _relative(run.parent_uuid, run.parent),
+        "students": ", ".join(_relative(child.uuid, child) for child in store.children(run)),
+        "checkpoints": _checkpoints(run),
+        "folder": str(run.path),
+    }
+    return {name: value for name, value in facts.items() if value not in (None, "")}
+
+
+def _relative(uuid: str | None, run: Run | None) -> str:
+    if uuid is None:
+        return ""
+    return f"{uuid} ({run.experiment})" if run else f"{uuid} (not in this store)"
+
+
+def _checkpoints(run: Run) -> str:
+    marks = {run.best_step: " (best)"}
+    return ", ".join(f"{step}{marks.get(step, '')}" for step in run.checkpoints) or "none"
+
+
+def _record(run: Run) -> dict:
+    parent = run.parent
+    return {
+        **run.info,
+        "status": run.status,
+        "experiment": run.experiment,
+        "path": str(run.path),
+        "config": run.config,
+        "checkpoints": run.checkpoints,
+        "best_step": run.best_step,
+        "best": {
+            name: {"value": value, "step": step}
+            for name, (value, step) in best_values(run.metrics).items()
+        },
+        "parent_experiment": parent.experiment if parent else None,
+        "children": [child.uuid for child in store.children(run)],
+    }
