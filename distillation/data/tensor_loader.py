@@ -71,7 +71,7 @@ class TensorLoader(EpochLoader):
             raise ConfigError(f"std={self.std}: every channel needs a positive deviation")
         if not dtype.is_floating_point:
             raise ConfigError(f"dtype={dtype}: images are normalised, take a floating-point dtype")
-        self.views = (views or Identity()).restrict(views_per_image, views_seed)
+        self.views = (Identity() if views is None else views).restrict(views_per_image, views_seed)
         if cutout:
             grey = tuple(round(255 * m) for m in self.mean)
             self.views = Cutout(self.views, cutout, grey, seed)

@@ -65,7 +65,7 @@ class Views(ABC):
 
     def restrict(self, k: int | None, seed: int = 0) -> Views:
         """At most k views of each image, drawn from the seed; None or k ≥ len changes nothing."""
-        if k is None or k == len(self):
+        if k is None or (self.finite and k == len(self)):
             return self
         return Restricted(self, k, seed)
 
@@ -183,6 +183,8 @@ class Restricted(Views):
     def __init__(self, base: Views, k: int, seed: int = 0) -> None:
         if not base.finite:
             raise ConfigError(f"{base} is not finite: its views cannot be restricted to {k}")
+        if isinstance(base, Restricted):
+            raise ConfigError(f"{base} is restricted already")
         if not 1 <= k <= len(base):
             raise ConfigError(f"{k} views of each image: {base} has {len(base)}, take 1 … that")
         self.base, self.k, self.seed = base, k, seed
