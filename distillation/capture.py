@@ -317,7 +317,7 @@ class _InputHook(_Hook):
         if record is None:
             return
         if not torch.compiler.is_compiling():
-            _check_graph(self, record, module, args)
+            _check_graph(self, record, module, (args, kwargs))
         record.add(self.tap, LayerInput(args, dict(kwargs)))
 
 
@@ -352,6 +352,8 @@ def _check_graph(hook: _Hook, record: Record, layer: nn.Module, value: Any) -> N
     root = hook.root()
     if root is None or not root.training:
         return
+    if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(value)):
+        return  # made before grad mode went off: a checkpointed block's own input
     where = None
     if any(parameter.requires_grad for parameter in layer.parameters()):
         where = "ran without grad although it has trainable parameters"

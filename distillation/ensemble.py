@@ -23,10 +23,10 @@ class EnsembleTeacher(TeacherSource):
 
     With weights $w_i$ that sum to one, logits $z_i$ and temperature $T$:
 
-    * `average="probabilities"` gives $T \log \sum_i w_i\, \mathrm{softmax}(z_i / T)$ (Hinton et al.,
-      2015, "Distilling the Knowledge in a Neural Network", section 2: arithmetic mean). At the
-      default $T = 1$ these are log-probabilities. A loss that divides by a temperature of its own
-      sees the exact mean of the softened predictions when it is given here too.
+    * `average="probabilities"` gives $T \log \sum_i w_i\, \mathrm{softmax}(z_i / T)$, the
+      arithmetic mean (Hinton et al., 2015, "Distilling the Knowledge in a Neural Network"). At
+      the default $T = 1$ these are log-probabilities. A loss with a temperature of its own sees
+      the exact mean of the softened predictions when that temperature is given here too.
     * `average="logits"` gives $\sum_i w_i z_i$, the geometric mean of the predictions.
 
     `sources` are teacher sources, or modules, which are frozen. `weights` are positive, one for

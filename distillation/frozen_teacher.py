@@ -55,7 +55,7 @@ class TeacherSource(ABC):
         """A hold of one's own on the same teacher: releasing one leaves the others theirs."""
         return self
 
-    def release(self) -> None:
+    def release(self) -> None:  # noqa: B027, a source may have nothing to give back
         """Give the caller's objects back as they were. Releasing twice is harmless."""
 
     def refuse_student(self, student: nn.Module) -> None:

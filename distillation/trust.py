@@ -58,16 +58,19 @@ def is_standard(module: str) -> bool:
 
 def walk(module: ModuleType, names: list[str]) -> Any:
     """What `names` lead to from `module`, through classes only and without running any code."""
-    found: Any = object.__getattribute__(module, "__dict__").get(names[0], _MISSING)
-    for name in names[1:]:
-        if not issubclass(type(found), type):
+    found: Any = None
+    for depth, name in enumerate(names):
+        if depth == 0:
+            found = object.__getattribute__(module, "__dict__").get(name, _MISSING)
+        elif issubclass(type(found), type):
+            found = inspect.getattr_static(found, name, _MISSING)
+        else:
             raise TrustError(
                 f"'{module.__name__}:{'.'.join(names)}' goes through a {type(found).__name__}; "
                 "only classes are looked into"
             )
-        found = inspect.getattr_static(found, name, _MISSING)
-    if found is _MISSING:
-        raise TrustError(f"module {module.__name__!r} has no {'.'.join(names)!r}")
+        if found is _MISSING:
+            raise TrustError(f"module {module.__name__!r} has no {'.'.join(names[: depth + 1])!r}")
     return found
 
 
