@@ -62,6 +62,24 @@ def kl_divergence(
     return reduce_rows(rows, reduction, mask, s.shape[dim]) * T**2
 
 
+def kl_from_log_probabilities(
+    student_log_probabilities: Tensor,
+    teacher_log_probabilities: Tensor,
+    reduction: str = "batchmean",
+    dim: int = -1,
+) -> Tensor:
+    r"""$KL(p \| q) = \sum_c p_c (\log p_c - \log q_c)$ of student $\log q$, teacher $\log p$.
+
+    For steps that soften both themselves; there is no temperature here and no factor $T^2$:
+    `kl_divergence(s, t, T)` is bit for bit
+    `kl_from_log_probabilities(log_softmax(s / T), log_softmax(t / T)) * T**2`.
+    """
+    check_reduction(reduction)
+    dim = check_pair(student_log_probabilities, teacher_log_probabilities, dim)
+    log_q, log_p = full_precision(student_log_probabilities, teacher_log_probabilities)
+    return reduce_rows(_kl_rows(log_q, log_p, dim), reduction, None, log_q.shape[dim])
+
+
 def reverse_kl(
     student_logits: Tensor,
     teacher_logits: Tensor,

@@ -1,0 +1,1 @@
+"""Experiments: labml programs, each file to be read as a page."""

@@ -1,0 +1,140 @@
+"""
+# The chain: large model, small model, small model distilled from the large one
+
+Each is a run of its own in a process of its own; the next one finds the teacher by its run UUID.
+"""
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distillation import runs
+from distillation.checkpoint import atomic_json
+from distillation.errors import ConfigError, DistillationError, unknown
+from experiments.command_line import SHORT_FORMS
+from experiments.config_check import check, fields
+
+
+@dataclass
+class Part:
+    """
+    ### A run of the chain
+
+    * `key` names it in the report, `module` is the experiment that trains it
+    * `learns_from` is the key of its teacher's part
+    * `values` are configuration values of its own
+    """
+
+    key: str
+    title: str
+    module: str
+    learns_from: str | None = None
+    values: dict[str, str] = field(default_factory=dict)
+
+
+class ChainError(DistillationError):
+    """A run of the chain that did not end well"""
+
+
+def _parse(title: str, arguments: list[str] | None):
+    parser = argparse.ArgumentParser(description=title, allow_abbrev=False)
+    for flag, (key, text) in SHORT_FORMS.items():
+        parser.add_argument(flag, dest=key, metavar="VALUE", help=text)
+    parser.add_argument("--runs", metavar="ROOT", help="root of the run store (else ./logs)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a chain that was interrupted"
+    )
+    parser.add_argument("--allow-weak-teacher", action="store_true")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    return parser.parse_args(arguments)
+
+
+def _commands(parts: list[Part], options) -> dict[str, list[str]]:
+    """Arguments of each part; a value goes to the parts that know its key"""
+    given = {key: getattr(options, key) for key, _ in SHORT_FORMS.values()}
+    given = {key: value for key, value in given.items() if value is not None}
+    for item in options.set:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--set takes KEY=VALUE, got {item!r}")
+        given[key] = value
+    known = {p.key: importlib.import_module(p.module).Configs for p in parts}
+    everything = {key for configs in known.values() for key in fields(configs)}
+    for key in given:
+        if key not in everything:
+            raise ConfigError(unknown("configuration key", key, everything))
+    commands = {}
+    for part in parts:
+        mine = {k: v for k, v in given.items() if k in fields(known[part.key])}
+        # Checked now: a misspelt value of the last run must not wait for the first one's end
+        check(known[part.key], {**mine, **part.values})
+        sets = [f"--set={k}={v}" for k, v in {**mine, **part.values}.items()]
+        commands[part.key] = ["--runs", str(runs.root(options.runs)), *sets]
+        if part.learns_from and options.allow_weak_teacher:
+            commands[part.key].append("--allow-weak-teacher")
+    return commands
+
+
+def _train(part: Part, arguments: list[str], started) -> str:
+    """Run one part; its output is passed on as it comes. Returns the run's UUID"""
+    print(f"\n{part.title}: python -m {part.module}", flush=True)
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", part.module, *arguments], stdout=subprocess.PIPE, text=True
+    )
+    uuid = ""
+    try:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            if line.startswith(("run: ", "recording run ")):
+                uuid = line.split(": ")[-1].split()[-1] if ":" in line else line.split()[2]
+                started(uuid)
+    finally:
+        code = process.wait()
+    if code == 130:
+        raise KeyboardInterrupt
+    if code:
+        raise ChainError(f"{part.title} ended with exit code {code}; its message is above")
+    return uuid
+
+
+def run_chain(
+    experiment: str, parts: list[Part], arguments: list[str] | None, title: str
+) -> tuple[Path, dict[str, runs.Run]]:
+    """
+    ### Train all parts, one after the other
+
+    Returns the report's folder and the runs by key. What has been trained is noted in
+    `report/chain.json`, from where `--resume` goes on.
+    """
+    options = _parse(title, arguments)
+    root = runs.root(options.runs)
+    folder = root / experiment / "report"
+    notes = folder / "chain.json"
+    commands = _commands(parts, options)
+    done: dict[str, str] = {}
+    if options.resume:
+        if not notes.exists():
+            raise ChainError(f"there is no chain to go on with in {folder}")
+        done = json.loads(notes.read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+
+    for part in parts:
+        extra = list(commands[part.key])
+        uuid = done.get(part.key)
+        if uuid and runs.find(uuid, root=root).status == "completed":
+            continue
+        if uuid:
+            extra += ["--resume", uuid]
+        if part.learns_from:
+            extra += ["--teacher", done[part.learns_from]]
+
+        def started(uuid: str, key: str = part.key) -> None:
+            done[key] = uuid
+            atomic_json(notes, done)
+
+        _train(part, extra, started)
+    return folder, {part.key: runs.find(done[part.key], root=root) for part in parts}

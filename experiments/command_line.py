@@ -1,0 +1,164 @@
+"""
+# The command line of an experiment
+
+The same options for all of them; each is a short form of a configuration value, so that
+`--epochs 3` and `--set epochs=3` are one and the same.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from labml.configs import BaseConfigs
+
+from distillation import runs
+from distillation.errors import ConfigError, DistillationError, RunError, unknown
+from experiments.config_check import check, resolve
+
+SHORT_FORMS = {
+    "--data": ("data", "folder or archive of the images (else DISTILLATION_DATA, the cache)"),
+    "--epochs": ("epochs", "passes over the training images"),
+    "--batch-size": ("batch_size", "images a step"),
+    "--seed": ("seed", "of the initial weights, the order of the data and the views"),
+    "--subset": ("subset", "train on a stratified, seeded part of N images"),
+    "--holdout": ("holdout", "keep N training images back to choose the best checkpoint on"),
+    "--device": ("device", "auto, cpu, cuda or mps"),
+    "--precision": ("precision", "fp32, bf16 or fp16"),
+}
+
+
+@dataclass
+class Options:
+    """
+    ### What the command line said
+
+    * `values` are the configuration values that were given, checked and converted
+    * `config` is the whole configuration, defaults included
+    * `resume` is the run to go on with, `teacher` the large model's run, `RUN` or `RUN@step`
+    """
+
+    values: dict[str, Any]
+    config: dict[str, Any]
+    root: Path
+    resume: str | None = None
+    teacher: str | None = None
+    allow_weak_teacher: bool = False
+    comment: str | None = None
+    presets: list[str] = field(default_factory=list)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Names the nearest options when one is unknown."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments:"):
+            name = message.split(": ", 1)[1].split()[0].split("=")[0]
+            names = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
+            message = unknown("command-line option", name, names)
+        raise ConfigError(message)
+
+
+def _parser(title: str, has_teacher: bool) -> argparse.ArgumentParser:
+    parser = _Parser(description=title, allow_abbrev=False)
+    for flag, (key, text) in SHORT_FORMS.items():
+        parser.add_argument(flag, dest=key, metavar="VALUE", help=text)
+    parser.add_argument("--resume", metavar="RUN", help="go on with a run that was interrupted")
+    parser.add_argument("--runs", metavar="ROOT", help="root of the run store (else ./logs)")
+    parser.add_argument("--comment", help="a line about the run, shown by `distill runs`")
+    if has_teacher:
+        parser.add_argument("--teacher", metavar="RUN[@STEP]", help="run of the large model")
+        parser.add_argument(
+            "--allow-weak-teacher", action="store_true", help="even from a teacher at chance level"
+        )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any value of the configuration, such as optimizer.learning_rate=0.1; repeatable",
+    )
+    return parser
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    given = {key: getattr(arguments, key) for key, _ in SHORT_FORMS.values()}
+    given = {k: v for k, v in given.items() if v is not None}
+    for item in arguments.set:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--set takes KEY=VALUE, got {item!r}")
+        given[key.strip()] = value.strip()
+    return given
+
+
+def expand(configs: type[BaseConfigs], values: dict[str, Any]) -> dict[str, Any]:
+    """
+    ### Presets: one value that stands for several
+
+    A class lists them in `_presets`, as `{(key, value): {key: value, …}}`. What is given by name
+    wins over the preset.
+    """
+    expanded: dict[str, Any] = {}
+    for (key, value), meant in getattr(configs, "_presets", {}).items():
+        if values.get(key) == value:
+            expanded.update(meant)
+    return {**expanded, **values}
+
+
+def parse(
+    configs: type[BaseConfigs],
+    arguments: list[str] | None = None,
+    *,
+    title: str,
+    has_teacher: bool = False,
+) -> Options:
+    """
+    ### Read and check the command line
+
+    Nothing is built before everything is checked. A run that is resumed brings its own
+    configuration; values that are given anew win.
+    """
+    parsed = _parser(title, has_teacher).parse_args(arguments)
+    root = runs.root(parsed.runs)
+    values = expand(configs, check(configs, _given(parsed)))
+    if parsed.resume:
+        run = runs.find(parsed.resume, root=root)
+        if run.experiment != getattr(configs, "_experiment", run.experiment):
+            raise RunError(
+                f"run {run.uuid} is of the experiment {run.experiment!r}; this command resumes "
+                f"runs of {configs._experiment!r}"
+            )
+        saved = {k: v for k, v in run.config.items() if k in resolve(configs, {})}
+        values = {**check(configs, saved), **values}
+    elif has_teacher and not parsed.teacher:
+        raise RunError(
+            "a student needs a teacher: --teacher RUN, the UUID (or its beginning) that the large "
+            "model's training printed last; `distill runs` lists all"
+        )
+    return Options(
+        values=values,
+        config=resolve(configs, values),
+        root=root,
+        resume=parsed.resume,
+        teacher=getattr(parsed, "teacher", None),
+        allow_weak_teacher=getattr(parsed, "allow_weak_teacher", False),
+        comment=parsed.comment,
+    )
+
+
+def run_main(main, arguments: list[str] | None = None) -> NoReturn:
+    """
+    ### Call `main`; an error of ours is one line on stderr, with exit code 2
+
+    An interrupted run exits with 130, as a shell expects of Ctrl-C.
+    """
+    try:
+        main(arguments)
+    except DistillationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    raise SystemExit(0)

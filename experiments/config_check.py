@@ -1,0 +1,131 @@
+"""
+# Configurations, checked before anything is built
+
+labml takes misspelt option names and unknown nested keys without a word. Here every `key=value`
+is held against the configuration class first.
+"""
+
+import ast
+from dataclasses import dataclass
+from typing import Any
+
+from labml.configs import BaseConfigs
+
+from distillation.errors import ConfigError, unknown
+
+
+@dataclass
+class Field:
+    """One item of a configuration: its key, type, options and default"""
+
+    key: str
+    type: Any
+    options: list[str]
+    default: Any
+
+    @property
+    def is_plain(self) -> bool:
+        """A value that can be written down, rather than a part that is built"""
+        return self.type in (int, float, bool, str, list)
+
+
+def fields(configs: type[BaseConfigs]) -> dict[str, Field]:
+    """
+    ### All items of a configuration, nested ones with dotted keys
+
+    A class names the classes of its nested configurations in `_nested`.
+    """
+    instance = configs()
+    found: dict[str, Field] = {}
+    for key, facts in instance._to_json().items():
+        default = instance._Configs__defaults.get(key)
+        if default is None and facts["options"]:
+            default = facts["options"][0]
+        found[key] = Field(key, instance._get_type(key), facts["options"], default)
+    for key, nested in getattr(configs, "_nested", {}).items():
+        for name, field in fields(nested).items():
+            found[f"{key}.{name}"] = Field(
+                f"{key}.{name}", field.type, field.options, field.default
+            )
+    # Parts that are handed over, not configured
+    for name in getattr(configs, "_parts", ()):
+        found.pop(name, None)
+    return found
+
+
+def _settable(known: dict[str, Field]) -> list[str]:
+    return [k for k, field in known.items() if field.is_plain or field.options]
+
+
+def _in_range(key: str, value: Any, ranges: dict[str, tuple]) -> None:
+    low, high = ranges.get(key, (None, None))
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ConfigError(f"{key}={value} is out of range: it must be {bounds}")
+
+
+def convert_value(field: Field, text: Any) -> Any:
+    """
+    ### A value of the field's type, from text or from JSON
+    """
+    wanted = field.type
+    if field.options and not field.is_plain:
+        if text not in field.options:
+            raise ConfigError(unknown(f"option for {field.key!r}:", text, field.options))
+        return text
+    value = text
+    if isinstance(text, str) and wanted is not str:
+        word = {"true": "True", "false": "False", "none": "None"}.get(text.strip().lower(), text)
+        try:
+            value = ast.literal_eval(word)
+        except (ValueError, SyntaxError):
+            value = text
+    if wanted is list and isinstance(value, (int, tuple)) and not isinstance(value, bool):
+        value = list(value) if isinstance(value, tuple) else [value]
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        raise ConfigError(
+            f"{field.key}={text!r} is of the wrong type: it must be {wanted.__name__}, "
+            f"for example {field.key}={field.default!r}"
+        )
+    if field.options and value not in field.options:
+        raise ConfigError(unknown(f"option for {field.key!r}:", value, field.options))
+    return value
+
+
+def check(configs: type[BaseConfigs], values: dict[str, Any]) -> dict[str, Any]:
+    """
+    ### Check `values` against the class; returns them converted
+
+    Unknown keys at any depth, misspelt option names, wrong types and values out of range are
+    `ConfigError`s that name the nearest valid ones.
+    """
+    known = fields(configs)
+    settable = _settable(known)
+    ranges = getattr(configs, "_ranges", {})
+    checked: dict[str, Any] = {}
+    for key, text in values.items():
+        if key not in known:
+            raise ConfigError(unknown("configuration key", key, settable))
+        if key not in settable:
+            raise ConfigError(f"{key!r} is built from the other keys and cannot be set")
+        value = convert_value(known[key], text)
+        for one in value if isinstance(value, list) else [value]:
+            _in_range(key, one, ranges)
+        choices = getattr(configs, "_choices", {}).get(key)
+        if choices and value not in choices:
+            raise ConfigError(unknown(f"value for {key!r}:", value, choices))
+        checked[key] = value
+    return checked
+
+
+def resolve(configs: type[BaseConfigs], values: dict[str, Any]) -> dict[str, Any]:
+    """
+    ### Every value that can be written down, defaults included
+    """
+    known = fields(configs)
+    settable = _settable(known)
+    nested = tuple(getattr(configs, "_nested", {}))
+    # A nested configuration is its items
+    return {k: values.get(k, known[k].default) for k in settable if k not in nested}

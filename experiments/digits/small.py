@@ -1,0 +1,61 @@
+r"""
+# Train the small model on digits
+
+The labels alone, as [on CIFAR-10](../cifar10/small.html).
+
+    python -m experiments.digits.small
+"""
+
+from labml import experiment
+from labml.configs import option
+from torch import nn
+
+from distillation.models.digits import DigitsSmallModel
+from experiments.classification import build_model
+from experiments.command_line import parse, run_main
+from experiments.digits import EVALUATION, NAME, DigitsConfigs
+from experiments.labels import LabelConfigs
+from experiments.session import open_session
+
+
+class Configs(DigitsConfigs, LabelConfigs):
+    """
+    ## Configurations
+
+    The images are [`DigitsConfigs`](index.html)', the step is [`LabelConfigs`](../labels.html)'.
+    """
+
+    # The small model
+    model: nn.Module = "_small_model"
+
+
+@option(Configs.model)
+def _small_model(c: Configs):
+    """
+    ### Create small model
+    """
+    return build_model(c, DigitsSmallModel)
+
+
+def main(arguments: list[str] | None = None):
+    """
+    ## Train the small model
+    """
+    # Read and check the command line
+    options = parse(Configs, arguments, title="Train the small model on digits.")
+    # Open a run of the store, or go on with one
+    with open_session(options, NAME, "small", evaluation=EVALUATION) as session:
+        # Create configurations
+        conf = Configs()
+        # Set the run
+        conf.session = session
+        # Load configurations
+        experiment.configs(conf, options.values)
+        # Start the experiment and run the training loop
+        with experiment.start():
+            conf.run()
+
+
+#
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,42 @@
+"""
+# labml, kept to what it is good at
+
+labml configures and tracks an experiment. It also prints to the screen with escape codes, whatever
+the screen is, and notes the computer in a file of the home folder under an identifier that holds
+its network address. The run store and the progress display do the former, nobody needs the latter.
+"""
+
+import os
+from pathlib import Path
+
+# labml opens a browser and a network connection when this is set by another project
+os.environ.pop("LABML_APP_URL", None)
+
+from labml import experiment, lab
+from labml.internal.computer import configs as computer_configs
+from labml.internal.logger import logger_singleton
+
+
+class _NoComputer:
+    """Stands for labml's record of this computer, and writes none."""
+
+    def add_project(self, path: Path) -> None:
+        """Nothing is noted in the home folder."""
+
+
+def create_experiment(uuid: str, name: str, comment: str, root: Path) -> None:
+    """
+    ### Create labml's experiment for a run of the store
+
+    labml's own files (`run.yaml`, `configs.yaml`, `log.jsonl`, `source.diff`) come to lie beside
+    the store's, in the same folder; the store never reads them.
+    """
+    # labml's lines and colours are not shown
+    logger_singleton()._Logger__destinations = []
+    computer_configs.computer_singleton = _NoComputer
+    # The runs' root
+    lab.configure({"path": str(root), "experiments_path": str(root)})
+    # A run that was killed leaves its process id behind, and labml would refuse to go on
+    (root / name / uuid / "run.pid").unlink(missing_ok=True)
+    # The default writers store no metric
+    experiment.create(uuid=uuid, name=name, comment=comment, writers={"file"})

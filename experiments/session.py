@@ -1,0 +1,125 @@
+"""
+# The run of an experiment
+
+A session is one run of the store, opened anew or taken up again, with the devices and processes
+that train it.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from labml import experiment as labml_experiment
+
+from distillation import runs
+from distillation.devices import make_accelerator
+from experiments.command_line import Options
+from experiments.labml_bridge import create_experiment
+
+
+@dataclass
+class Session:
+    """
+    ### One run, and where it is trained
+
+    * `recorder` writes the run; it is `None` in all processes but the first
+    * `resumed` says whether the run goes on from a checkpoint
+    """
+
+    accelerator: Any
+    recorder: Any
+    uuid: str
+    command: str
+    resumed: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model and the images are"""
+        return self.accelerator.device
+
+    @property
+    def rank(self) -> int:
+        """Number of this process"""
+        return self.accelerator.process_index
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes"""
+        return self.accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes and prints"""
+        return self.accelerator.is_main_process
+
+    def update(self, **fields: Any) -> None:
+        """Note facts in `run.json`"""
+        if self.recorder is not None:
+            self.recorder.update(**fields)
+
+    def __enter__(self):
+        if self.recorder is not None:
+            self.recorder.__enter__()
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if self.recorder is not None:
+            self.recorder.__exit__(kind, error, trace)
+        if not self.is_main:
+            return
+        if kind is None:
+            print(f"run: {self.uuid}", flush=True)
+        elif issubclass(kind, KeyboardInterrupt):
+            print(
+                f"interrupted and saved; go on with:\n  {self.command} --resume {self.uuid}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def open_session(
+    options: Options,
+    experiment: str,
+    name: str,
+    *,
+    teacher: runs.Run | None = None,
+    evaluation: dict[str, Any] | None = None,
+) -> Session:
+    """
+    ### Open the run
+
+    A new one with a fresh UUID, or the one to resume. labml's experiment gets the same UUID.
+    """
+    # Devices, precision and processes
+    accelerator = make_accelerator(options.config["device"], options.config["precision"])
+    recorder = None
+    if accelerator.is_main_process:
+        if options.resume:
+            recorder = runs.resume(options.resume, root=options.root)
+            # The same number of threads adds in the same order
+            torch.set_num_threads(recorder.run.info.get("threads") or torch.get_num_threads())
+            recorder.set_config(options.config)
+        else:
+            recorder = runs.create(
+                experiment,
+                name=name,
+                comment=options.comment or "",
+                config=options.config,
+                parent=teacher.uuid if teacher else None,
+                seed=options.config["seed"],
+                root=options.root,
+            )
+            recorder.update(evaluation=evaluation or {})
+        create_experiment(recorder.uuid, experiment, name, options.root)
+        print(f"recording run {recorder.uuid} in {recorder.path}", flush=True)
+    else:
+        # Only one process records
+        labml_experiment.evaluate()
+    return Session(
+        accelerator=accelerator,
+        recorder=recorder,
+        uuid=recorder.uuid if recorder else "",
+        command=f"python -m experiments.{experiment}.{name}",
+        resumed=options.resume is not None,
+    )
