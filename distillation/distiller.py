@@ -1,0 +1,288 @@
+"""The core that every door uses: a student, a source of teacher outputs, losses, a balancer.
+
+    distiller = Distiller(student, teacher, LogitsDistillationLoss(temperature=4.0))
+    for x, y in loader:
+        logits = distiller.forward(x)
+        loss = distiller.compute_kd_loss()
+        ...
+
+It is no `nn.Module` and changes nothing about the student: parameters, state dict and class are
+untouched. Losses and balancer are modules; those with parameters are trained with the student's.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distillation.capture import Capture, Record, Tap, _inside_autograd_function, purge
+from distillation.criterion import STUDENT, TEACHER, Criterion
+from distillation.errors import ConfigError, DistillationError
+from distillation.losses.balancers import STUDENT_LOSS_KEY
+from distillation.losses.interface import route
+from distillation.teacher import TeacherSource, as_teacher
+
+__all__ = ["Distiller"]
+
+STUDENT_OUTPUT = Tap(STUDENT, "")
+TEACHER_OUTPUT = Tap(TEACHER, "")
+
+
+class Distiller:
+    """Runs teacher and student on one input, and turns what they gave into one loss.
+
+    Args:
+        student: the model that is trained.
+        teacher: a module, a `TeacherSource`, a run UUID, `(callable, args, kwargs)`, or a list of
+            these (an ensemble); see `distillation.teacher.as_teacher`.
+        criterion: one loss between the two models' outputs, or `{(student_layer, teacher_layer):
+            loss}` with dotted names as in `named_modules()` ("" is the model's output). None is
+            for doors that only want both outputs.
+        loss_balancer: turns the dictionary of losses into a scalar; a single loss needs none.
+        teacher_mode: "eval", "follow" or "train", as in `distillation.teacher.FrozenTeacher`. A
+            source that was made before keeps its own.
+
+    Raises:
+        ConfigError: an unknown layer (the nearest names are given), or no loss.
+        TeacherError: the teacher is the student, or shares parameters with it.
+
+    What a forward pass leaves for the loss is kept per thread, until the loss is computed, the
+    next forward pass, `clear()` or an error.
+    """
+
+    mode = "kd_loss"
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: Any,
+        criterion: nn.Module | Mapping[tuple[str, str], nn.Module] | None = None,
+        loss_balancer: nn.Module | None = None,
+        *,
+        teacher_mode: str = "eval",
+    ):
+        if loss_balancer is not None and not isinstance(loss_balancer, nn.Module):
+            raise ConfigError(f"loss_balancer must be an nn.Module instance, not {loss_balancer!r}")
+        self.student = student
+        self.criterion = Criterion(criterion)
+        self.loss_balancer = loss_balancer
+        self.last_losses: dict[str, Tensor] = {}
+        self.teacher_mode = teacher_mode
+        self.teacher: TeacherSource = as_teacher(teacher, mode=teacher_mode)
+        self._owned = self.teacher is not teacher  # a table cannot be shared out, nor released
+        try:
+            self.teacher.refuse_student(student)
+            self._prepare()
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _prepare(self) -> None:
+        """Everything that needs student and teacher together, and may fail."""
+        self.bind()
+
+    # Layers -------------------------------------------------------------------------------
+
+    def bind(self) -> None:
+        """Put the hooks on the layers that the criterion names."""
+        models = {STUDENT: self.student}
+        if self.teacher.module is not None:
+            models[TEACHER] = self.teacher.module
+        taps = self._taps()
+        if TEACHER not in models and any(tap.model == TEACHER for tap in taps):
+            raise ConfigError(
+                "this teacher gives outputs only, no layers; compare outputs: criterion=loss"
+            )
+        self._pairs = list(self.criterion)
+        self._capture = Capture(models, taps)
+
+    def _taps(self) -> list[Tap]:
+        """What hooks record. Whole outputs need none: `run` adds them."""
+        return [tap for pair in self.criterion for tap in (pair.student, pair.teacher) if tap.layer]
+
+    @property
+    def loss_modules(self) -> nn.ModuleList:
+        """The losses in the criterion's order."""
+        return self.criterion.losses
+
+    @property
+    def loss_names(self) -> list[str]:
+        """`<Class>_<i>` of each loss, in the criterion's order."""
+        return [pair.name for pair in self._pairs]
+
+    # Forward ------------------------------------------------------------------------------
+
+    def forward(self, *args: Any, sample: Any = None, view: Any = None, **kwargs: Any) -> Any:
+        """The student's output. The teacher sees the same arguments first, without gradient.
+
+        `sample` and `view` (int64, one per row) are the batch's keys, for a teacher that is a
+        table of outputs; they may be given to `compute_kd_loss` instead.
+        """
+        return self.run(self.student, args, kwargs, sample=sample, view=view)
+
+    __call__ = forward
+
+    def run(
+        self,
+        student: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        sample: Any = None,
+        view: Any = None,
+    ) -> Any:
+        """`forward`, calling `student` in the student's place (its class's own forward)."""
+        record = self._capture.arm()
+        try:
+            self._check_graph()
+            record.arguments = None
+            if getattr(self.teacher, "keyed", False) and sample is None:
+                record.arguments = (args, kwargs)  # the keys come with the loss
+            else:
+                self._run_teacher(record, args, kwargs, sample, view)
+            output = self._run_student(record, student, args, kwargs)
+        except BaseException:
+            self._capture.clear()
+            raise
+        self._capture.disarm()
+        return output
+
+    def _run_teacher(self, record: Record, args, kwargs, sample, view) -> None:
+        record.add(TEACHER_OUTPUT, self.teacher(*args, sample=sample, view=view, **kwargs))
+
+    def _run_student(self, record: Record, student: Callable[..., Any], args, kwargs) -> Any:
+        output = student(*args, **kwargs)
+        record.add(STUDENT_OUTPUT, output)
+        return output
+
+    def _check_graph(self) -> None:
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or not self.student.training:
+            return
+        if _inside_autograd_function(sys._getframe(1)):
+            raise DistillationError(
+                "the whole student runs inside an autograd function, as a reentrant activation "
+                "checkpoint is: its output has no gradient there, and the loss would train "
+                "nothing. Use checkpoint(..., use_reentrant=False)."
+            )
+
+    # Loss ---------------------------------------------------------------------------------
+
+    def outputs(self) -> tuple[Any, Any]:
+        """(student output, teacher output) of the last forward pass, handed over and forgotten.
+
+        Raises:
+            DistillationError: forward has not run since.
+        """
+        record = self._take(None, None)
+        return record.calls(STUDENT_OUTPUT)[-1], record.calls(TEACHER_OUTPUT)[-1]
+
+    def compute_kd_loss(
+        self,
+        student_loss: Tensor | None = None,
+        loss_reduction_fn: Callable[[Tensor], Tensor] | None = None,
+        skip_balancer: bool = False,
+        *,
+        sample: Tensor | None = None,
+        view: Tensor | None = None,
+        **loss_kwargs: Any,
+    ) -> Tensor | dict[str, Tensor]:
+        """The loss of the last forward pass: a scalar, or with `skip_balancer` all losses by name.
+
+        Args:
+            student_loss: the student's own loss, a scalar; the balancer knows it as
+                `STUDENT_LOSS_KEY`.
+            loss_reduction_fn: applied to each distillation loss, and to a `student_loss` that is
+                no scalar yet: for masks that change from batch to batch.
+            skip_balancer: return the dictionary that the balancer would get.
+            sample, view: the batch's keys, for a teacher that is a table of outputs.
+            loss_kwargs: given to those losses that take them (`target=`, `mask=`, `epoch=` …).
+
+        Raises:
+            DistillationError: forward has not run since the last loss.
+            ConfigError: a keyword that no loss takes; several losses and no balancer.
+        """
+        routed = None
+        if loss_kwargs:
+            routed = route({pair.name: pair.loss for pair in self._pairs}, loss_kwargs)
+        record = self._take(sample, view)
+        losses: dict[str, Tensor] = {}
+        for pair in self._pairs:
+            loss = pair.loss(*pair.values(record), **(routed[pair.name] if routed else {}))
+            losses[pair.name] = loss if loss_reduction_fn is None else loss_reduction_fn(loss)
+        if student_loss is not None:
+            if loss_reduction_fn is not None and student_loss.dim():
+                student_loss = loss_reduction_fn(student_loss)
+            losses[STUDENT_LOSS_KEY] = student_loss
+        self.last_losses = {name: loss.detach() for name, loss in losses.items()}
+        return losses if skip_balancer else self._balance(losses)
+
+    def _take(self, sample: Tensor | None, view: Tensor | None) -> Record:
+        record = self._capture.take()
+        if record.arguments is not None:
+            args, kwargs = record.arguments
+            record.arguments = None
+            self._run_teacher(record, args, kwargs, sample, view)
+        return record
+
+    def _balance(self, losses: dict[str, Tensor]) -> Tensor:
+        if self.loss_balancer is not None:
+            return self.loss_balancer(losses)
+        if len(losses) != 1:
+            raise ConfigError(
+                f"there are {len(losses)} losses ({', '.join(losses)}) and nothing says how to "
+                "add them: give loss_balancer=StaticLossBalancer(...), or ask for the dictionary "
+                "with skip_balancer=True"
+            )
+        return next(iter(losses.values()))
+
+    # Life ---------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> Distiller:
+        """Follow the student's `train()`/`eval()`: what was held is dropped; the teacher stays in
+        eval mode unless it was asked to follow. Losses and balancer are the caller's to switch."""
+        self.clear()
+        self.teacher.train_with(mode)
+        return self
+
+    def clear(self) -> None:
+        """Let go of the last forward pass."""
+        self._capture.clear()
+
+    def release(self) -> None:
+        """Take off the hooks, and give the teacher its flags back. The distiller is over then."""
+        self._capture.remove()
+        self.last_losses = {}
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._owned:
+            self.teacher.release()
+
+    def copy_for(self, student: nn.Module, memo: dict[int, Any]) -> Distiller:
+        """A distiller of `student`, a copy of this one's: own losses, the same teacher."""
+        made = copy.copy(self)
+        made.student = student
+        made.criterion = copy.deepcopy(self.criterion, memo)
+        made.loss_balancer = copy.deepcopy(self.loss_balancer, memo)
+        made.last_losses = {}
+        made.teacher, made._owned = self.teacher.share(), self._owned
+        made.rebind()
+        return made
+
+    def rebind(self) -> None:
+        """Hooks of its own, on models that came out of a copy or a pickle."""
+        purge(self.student)
+        if self.teacher.module is not None:
+            purge(self.teacher.module)
+        self.bind()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("_capture", "last_losses")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, last_losses={})

@@ -1,0 +1,113 @@
+"""The script door: a model becomes its own distillation meta-model, in place, and back again.
+
+    model = convert(student, mode=[("kd_loss", {"teacher_model": teacher, "criterion": loss})])
+    ...                                  # the training script as it was, and one line for the loss
+    loss = model.compute_kd_loss(student_loss=cross_entropy(model(x), y))
+    student = export(model)
+
+The class of the instance becomes a subclass of (DistillationModel, its own class). All work is done
+by a `Distiller`, which the instance carries outside its module tree (`distillation.carried`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import Tensor, nn
+
+from distillation.carried import Carried
+
+__all__ = ["DistillationModel"]
+
+
+class DistillationModel(Carried):
+    """What `convert` makes of a model: still an instance of its own class, with a teacher beside.
+
+    `forward` has the student's signature and returns the student's output. Losses and balancer
+    appear in `children()`, `parameters()` and `state_dict()` under `_loss_modules` and
+    `_loss_balancer`; the teacher appears nowhere, unless `expose_minimal_state_dict` is False.
+    """
+
+    original_cls: type[nn.Module]
+
+    def distil(self, *args: Any, **kwargs: Any) -> Any:
+        """What `forward` does: teacher, then student; the student's output."""
+        carried = self._kd
+        if carried.only_teacher:
+            return carried.distiller.teacher(*args, **kwargs)
+        if carried.only_student:
+            return self._student_forward(*args, **kwargs)
+        return carried.distiller.run(self._student_forward, args, kwargs)
+
+    def _student_forward(self, *args: Any, **kwargs: Any) -> Any:
+        carried = self._kd
+        forward = super().forward if carried.forward is None else carried.forward
+        outer, carried.running = carried.running, True
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            carried.running = outer
+
+    def compute_kd_loss(
+        self,
+        student_loss: Tensor | None = None,
+        loss_reduction_fn: Callable[[Tensor], Tensor] | None = None,
+        skip_balancer: bool = False,
+        *,
+        sample: Tensor | None = None,
+        view: Tensor | None = None,
+        **loss_kwargs: Any,
+    ) -> Tensor | dict[str, Tensor]:
+        """The loss of the last forward pass; see `Distiller.compute_kd_loss`."""
+        return self._kd.distiller.compute_kd_loss(
+            student_loss,
+            loss_reduction_fn,
+            skip_balancer,
+            sample=sample,
+            view=view,
+            **loss_kwargs,
+        )
+
+    @property
+    def teacher_model(self) -> Any:
+        """The teacher module, or the source of outputs when it is no single module."""
+        teacher = self._kd.distiller.teacher
+        return teacher if teacher.module is None else teacher.module
+
+    @property
+    def loss_modules(self) -> nn.ModuleList:
+        """The losses, in the criterion's order."""
+        return self._kd.distiller.loss_modules
+
+    @property
+    def loss_balancer(self) -> nn.Module | None:
+        """What adds the losses up, if anything was given."""
+        return self._kd.distiller.loss_balancer
+
+    def only_teacher_forward(self, enable: bool = True) -> AbstractContextManager[None]:
+        """Within this context `forward` runs the teacher alone and returns its output."""
+        return self._kd.setting(only_teacher=enable, **({"only_student": False} if enable else {}))
+
+    def only_student_forward(self, enable: bool = True) -> AbstractContextManager[None]:
+        """Within this context `forward` runs the student alone; there is no loss to compute."""
+        return self._kd.setting(only_student=enable, **({"only_teacher": False} if enable else {}))
+
+    def hide_teacher_model(self, enable: bool = True) -> AbstractContextManager[None]:
+        """Within this context the teacher is not in the state dict, whatever the configuration."""
+        return self._kd.setting(hide_teacher=enable)
+
+    def hide_loss_modules(self, enable: bool = True) -> AbstractContextManager[None]:
+        """Within this context losses and balancer are neither in the tree nor in the state dict."""
+        return self._kd.setting(hide_losses=enable)
+
+
+def __getattr__(name: str) -> Any:
+    """`convert`, `export`, `save`, `restore`, `KDLossConfig`: they stand on the class above."""
+    from distillation import conversion, persistence
+
+    for module in (conversion, persistence):
+        if name in module.__all__:
+            return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
