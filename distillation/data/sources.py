@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -58,15 +59,16 @@ def read(path: Path) -> Source:
     pictures: list[Picture] = []
     batches: dict[str, bytes] = {}
     prefixes: set[tuple[str, ...]] = set()
-    for name, load in _members(path):
-        parts = _safe_parts(name)
-        if parts is None:
-            continue
-        if parts[-1] in BATCH_FILES and (len(parts) == 1 or parts[-2] == BATCHES):
-            batches[parts[-1]] = load()
-        elif 3 <= len(parts) <= 4 and parts[-3] in SPLITS:
-            prefixes.add(parts[:-3])
-            pictures.append(Picture(parts[-3], parts[-2], parts[-1], load()))
+    with _explained(path):
+        for name, load in _members(path):
+            parts = _safe_parts(name)
+            if parts is None:
+                continue
+            if parts[-1] in BATCH_FILES and (len(parts) == 1 or parts[-2] == BATCHES):
+                batches[parts[-1]] = load()
+            elif 3 <= len(parts) <= 4 and parts[-3] in SPLITS:
+                prefixes.add(parts[:-3])
+                pictures.append(Picture(parts[-3], parts[-2], parts[-1], load()))
     if batches and not pictures:
         return Source(path, [], batches)
     if not pictures:
@@ -127,15 +129,10 @@ def content_key(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    if path.is_dir():
-        for name, entry in _files(path):
-            yield name, Path(entry).read_bytes
-        return
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
     try:
-        with path.open("rb") as file:
-            is_zip = file.read(4) == b"PK\x03\x04"
-        yield from _zip_members(path) if is_zip else _tar_members(path)
+        yield
     except (*_DAMAGED, RuntimeError, NotImplementedError) as error:
         if isinstance(error, DataError):
             raise
@@ -143,6 +140,16 @@ def _members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
             f"{path} cannot be read to its end ({type(error).__name__}: {error}). It seems to be "
             f"cut short, damaged, or no archive at all; known are {', '.join(ARCHIVES)}"
         ) from error
+
+
+def _members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    if path.is_dir():
+        for name, entry in _files(path):
+            yield name, Path(entry).read_bytes
+        return
+    with path.open("rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"
+    yield from _zip_members(path) if is_zip else _tar_members(path)
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
@@ -188,7 +195,7 @@ def _files(folder: Path) -> Iterator[tuple[str, os.DirEntry]]:
             yield from _split_files(name, entry)
         elif name == BATCHES:
             yield from _batch_files(name, entry)
-        else:
+        elif os.access(entry, os.R_OK | os.X_OK):  # someone else's folder beside is no error
             for inner, below in _entries(Path(entry)):
                 if below.is_dir() and inner in SPLITS:
                     yield from _split_files(f"{name}/{inner}", below)
@@ -211,11 +218,8 @@ def _batch_files(name: str, folder: os.DirEntry) -> Iterator[tuple[str, os.DirEn
 
 
 def _entries(folder: Path) -> Iterator[tuple[str, os.DirEntry]]:
-    try:
-        with os.scandir(folder) as entries:
-            yield from ((e.name, e) for e in entries if not e.name.startswith("."))
-    except PermissionError:
-        return
+    with os.scandir(folder) as entries:
+        yield from ((e.name, e) for e in entries if not e.name.startswith("."))
 
 
 def _safe_parts(name: str) -> tuple[str, ...] | None:
