@@ -21,7 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from distillation import trust as rules
 from distillation.errors import ConfigError, TrustError, unknown
 
-T = TypeVar("T")
+T = TypeVar("T", bound=nn.Module)
 
 _TUPLE = "__tuple__"
 _FIELDS = ("target", "args", "kwargs")
@@ -168,6 +168,8 @@ _notes = WeakIdKeyDictionary()
 
 def note(model: T, reference: Reference | None) -> T:
     """Remember how `model` was made (None: forget it), as long as it lives; returns `model`."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"note takes an nn.Module, not {type(model).__name__}")
     if reference is None:
         _notes.pop(model, None)
     elif isinstance(reference, Reference):
@@ -178,8 +180,8 @@ def note(model: T, reference: Reference | None) -> T:
 
 
 def noted(model: object) -> Reference | None:
-    """How this very object was made, if it was noted. A copy is another object."""
-    return _notes.get(model)
+    """How this very model was made, if it was noted. A copy is another object."""
+    return _notes.get(model) if isinstance(model, nn.Module) else None
 
 
 def _plain(function: Any) -> Any:

@@ -1,0 +1,457 @@
+"""Teachers are guests: frozen, without autograd, unchanged, and given back."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import itertools
+import threading
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from distillation import runs
+from distillation.checkpoint import fingerprint
+from distillation.errors import ConfigError, RunError, TeacherError, TrustError
+from distillation.references import Reference, note
+from distillation.teacher import FrozenTeacher, TeacherSource, as_teacher, rebuild
+
+HERE = __name__
+
+
+class Net(nn.Module):
+    """Batch norm and dropout: everything that behaves otherwise in training."""
+
+    def __init__(self, width: int = 4):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.Dropout(0.5))
+        self.head = nn.Linear(width, 2)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+def make(width=4):
+    return Net(width)
+
+
+def makes_a_number():
+    return 3
+
+
+@pytest.fixture
+def x():
+    return torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+
+
+def flags(model):
+    return (
+        [module.training for module in model.modules()],
+        [parameter.requires_grad for parameter in model.parameters()],
+    )
+
+
+# FrozenTeacher --------------------------------------------------------------------------------
+
+
+def test_a_teacher_runs_frozen_in_evaluation_and_without_autograd(x):
+    model = Net()
+    teacher = FrozenTeacher(model)
+    wanted = copy.deepcopy(model).eval()(x)
+    y = teacher(x)
+    assert torch.equal(y, wanted)
+    assert not y.requires_grad and not y.is_inference()
+    assert not any(itertools.chain(*flags(model)))
+
+
+def test_a_source_is_no_part_of_the_module_that_holds_it():
+    student = Net()
+    names = list(student.state_dict())
+    student.teacher = FrozenTeacher(Net())
+    assert list(student.state_dict()) == names
+    assert len(list(student.modules())) == len(list(Net().modules()))
+
+
+def test_a_teacher_is_bit_identical_after_training(x):
+    model, student = Net(), Net()
+    before = copy.deepcopy(model.state_dict())
+    teacher = FrozenTeacher(model)
+    everything = [*student.parameters(), *model.parameters()]  # a careless script's optimizer
+    optimizer = torch.optim.AdamW(everything, lr=0.1, weight_decay=0.5)
+    for _ in range(5):
+        model.train()  # a careless script, or a parent module that contains the teacher
+        loss = F.mse_loss(student(x), teacher(x))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+        assert tensor.grad is None
+
+
+def test_outputs_of_any_structure_are_detached(x):
+    class Structured(nn.Module):
+        def forward(self, x):
+            with torch.enable_grad():
+                y = x * 2
+            return {"same": x, "pair": (y, [x]), "flag": True}
+
+    output = FrozenTeacher(Structured())(x.requires_grad_())
+    tensors = [output["same"], output["pair"][0], output["pair"][1][0]]
+    assert not any(tensor.requires_grad for tensor in tensors)
+    assert output["flag"] is True
+    assert x.requires_grad
+
+
+def test_a_model_that_runs_in_inference_mode_can_be_distilled(x):
+    class Inference(Net):
+        @torch.inference_mode()
+        def forward(self, x):
+            return super().forward(x)
+
+    student = Net()
+    loss = (student(x) * FrozenTeacher(Inference())(x)).sum()  # saves the teacher for backward
+    loss.backward()
+    assert student.head.weight.grad is not None
+
+
+def test_keyword_inputs_reach_the_model_and_sample_and_view_do_not(x):
+    class Masked(nn.Module):
+        def forward(self, x, *, scale):
+            return x * scale
+
+    index = torch.arange(8)
+    y = FrozenTeacher(Masked())(x, scale=2, sample=index, view=index)
+    assert torch.equal(y, 2 * x)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_flags_come_back_with_the_last_of_several_students(order):
+    model = Net()
+    model.head.requires_grad_(False)
+    model.body[1].eval()
+    before = flags(model)
+    sources = [FrozenTeacher(model), FrozenTeacher(model), FrozenTeacher(model.body)]
+    for index in order:
+        assert flags(model) != before
+        sources[index].release()
+        sources[index].release()
+    assert flags(model) == before
+
+
+def test_a_students_hold_ends_with_the_student():
+    model, student = Net(), Net()
+    before = flags(model)
+    student.teacher = FrozenTeacher(model)
+    student.teacher.owner = student  # a cycle: only the garbage collector ends it
+    del student
+    gc.collect()
+    assert flags(model) == before
+
+
+def test_a_released_teacher_lets_the_model_go(x):
+    model = Net()
+    teacher, alive = FrozenTeacher(model), weakref.ref(model)
+    teacher.release()
+    assert teacher.released and teacher.module is None
+    del model
+    gc.collect()
+    assert alive() is None
+    with pytest.raises(TeacherError, match="released"):
+        teacher(x)
+    with pytest.raises(TeacherError, match="released"):
+        teacher.share()
+
+
+def test_copies_share_the_model_and_have_their_own_hold(x):
+    model = Net()
+    teacher = FrozenTeacher(model, reference=Reference.of(make), run_uuid="a" * 32, run_step=7)
+    twin = copy.deepcopy({"teacher": teacher})["teacher"]
+    assert twin is not teacher and twin.module is model
+    assert (twin.reference, twin.run_uuid, twin.run_step) == (Reference.of(make), "a" * 32, 7)
+    teacher.release()
+    assert not model.training
+    twin.release()
+    assert model.training
+
+
+def test_follow_has_the_students_mode_but_no_autograd(x):
+    model = Net()
+    before = model.body[1].running_mean.clone()
+    teacher = FrozenTeacher(model, mode="follow").train_with(True)
+    y = teacher(x)
+    assert model.training and not y.requires_grad
+    assert not torch.equal(model.body[1].running_mean, before)
+    assert torch.equal(teacher.train_with(False)(x), teacher(x))
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_train_is_not_frozen_and_autograd_sees_it(x):
+    model = Net()
+    teacher = FrozenTeacher(model, mode="train").train_with(True)
+    teacher(x).sum().backward()
+    assert model.head.weight.grad is not None
+    with torch.no_grad():
+        assert not teacher(x).requires_grad
+
+
+def test_eval_does_not_follow_the_student():
+    model = Net()
+    assert FrozenTeacher(model).train_with(True).module.training is False
+
+
+def test_one_teacher_serves_students_in_two_threads(x):
+    teacher = FrozenTeacher(Net())
+    wanted, wrong = teacher(x), []
+
+    def work():
+        mine = teacher.share()
+        for _ in range(50):
+            if not torch.equal(mine(x), wanted) or mine(x).requires_grad:
+                wrong.append(1)
+        mine.release()
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == [] and not teacher.module.training
+
+
+def test_a_compiled_call_gives_the_same(x):
+    torch._dynamo.reset()
+    teacher = FrozenTeacher(Net())
+    compiled = torch.compile(lambda x: teacher(x), fullgraph=True, backend="aot_eager")
+    y = compiled(x.requires_grad_())
+    assert torch.equal(y, teacher(x)) and not y.requires_grad
+
+
+@pytest.mark.parametrize("name", ["half", "bfloat16", "double"])
+def test_a_cast_reaches_the_weights_and_keeps_the_fingerprint(name):
+    model = Net()
+    teacher = FrozenTeacher(model)
+    before = teacher.fingerprint
+    assert before == fingerprint(model)
+    dtype = getattr(nn.Linear(1, 1), name)().weight.dtype
+    assert getattr(teacher, name)() is teacher
+    assert model.head.weight.dtype is dtype
+    assert model.body[1].num_batches_tracked.dtype is torch.int64
+    assert teacher.fingerprint == before
+    assert teacher.float().fingerprint == before == teacher.share().fingerprint
+    with torch.no_grad():
+        model.head.weight.add_(1)
+    assert teacher.fingerprint == fingerprint(model) != before
+
+
+def test_apply_of_a_student_reaches_the_teacher():
+    teacher = FrozenTeacher(Net())
+    teacher._apply(lambda tensor: tensor.to("meta"))
+    assert teacher.module.head.weight.is_meta
+    assert not teacher.module.head.weight.requires_grad
+
+
+def test_to_takes_what_a_module_takes():
+    teacher = FrozenTeacher(nn.Conv2d(3, 4, 3))
+    teacher.to("cpu", torch.float64, memory_format=torch.channels_last)
+    weight = teacher.module.weight
+    assert weight.dtype is torch.float64
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+# Teacher is student ---------------------------------------------------------------------------
+
+
+def shares_a_layer(model):
+    student = Net()
+    student.head = model.head
+    return student
+
+
+def shares_a_parameter(model):
+    student = Net()
+    student.head.weight = model.head.weight
+    return student
+
+
+def shares_memory(model):
+    student = Net()
+    student.head.weight = nn.Parameter(model.head.weight.detach().view(2, 4))
+    return student
+
+
+def shares_a_buffer(model):
+    student = Net()
+    student.body[1].running_mean = model.body[1].running_mean
+    return student
+
+
+@pytest.mark.parametrize(
+    ("make_student", "message"),
+    [
+        (lambda model: model, "same object"),
+        (lambda model: nn.Sequential(model), "share submodule"),
+        (shares_a_layer, "share submodule: 'head'"),
+        (shares_a_parameter, "share weights: 'head.weight'"),
+        (shares_memory, "share weights: 'head.weight'"),
+        (shares_a_buffer, "share weights: 'body.1.running_mean'"),
+    ],
+)
+def test_a_student_that_is_part_of_the_teacher_is_refused(make_student, message):
+    model = Net()
+    with pytest.raises(TeacherError, match=message):
+        FrozenTeacher(model).refuse_student(make_student(model))
+    with pytest.raises(TeacherError, match=message):
+        as_teacher([Net(), model]).refuse_student(make_student(model))
+
+
+def test_a_copy_of_the_student_is_a_fine_teacher():
+    model = Net()
+    FrozenTeacher(model).refuse_student(copy.deepcopy(model))
+    FrozenTeacher(Net().to("meta")).refuse_student(Net().to("meta"))
+
+
+# as_teacher -----------------------------------------------------------------------------------
+
+
+def test_a_model_keeps_the_note_of_how_it_was_made():
+    model = note(Net(), Reference.of(make))
+    assert as_teacher(model).reference == Reference.of(make)
+    assert as_teacher(Net()).reference is None
+    assert as_teacher(model).run_uuid is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "reference"),
+    [
+        (make, Reference(f"{HERE}:make")),
+        (Net, Reference(f"{HERE}:Net")),
+        ((make,), Reference(f"{HERE}:make")),
+        ((make, (5,)), Reference(f"{HERE}:make", (5,))),
+        ((make, (), {"width": 5}), Reference(f"{HERE}:make", (), {"width": 5})),
+        (Reference(f"{HERE}:Net", (5,)), Reference(f"{HERE}:Net", (5,))),
+        (lambda: Net(), None),
+    ],
+)
+def test_callables_are_called_and_written_down(spec, reference):
+    teacher = as_teacher(spec)
+    assert isinstance(teacher.module, Net)
+    assert teacher.reference == reference
+
+
+def test_a_source_is_shared():
+    teacher = FrozenTeacher(Net())
+    again = as_teacher(teacher)
+    assert again is not teacher and again.module is teacher.module
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "message"),
+    [
+        (3, ConfigError, "got int: 3"),
+        ((), ConfigError, "callable, args"),
+        ((Net(),), ConfigError, "ensemble is given as a list"),
+        ((make, 5), ConfigError, "tuple of args"),
+        ((make, (), {}, 1), ConfigError, "tuple of args"),
+        ((make, (), 3), ConfigError, "tuple of args"),
+        ([], ConfigError, "at least one teacher"),
+        (makes_a_number, TeacherError, "makes_a_number made a int"),
+        (Reference(f"{HERE}:make"), TrustError, "trust="),
+        ({"teacher": Net}, ConfigError, "got dict"),
+    ],
+)
+def test_what_is_no_teacher_is_refused(spec, error, message):
+    with pytest.raises(error, match=message):
+        as_teacher(spec)
+
+
+def test_mode_reaches_every_kind_of_teacher():
+    for spec in (Net(), Net, (make, (5,)), Reference(f"{HERE}:Net")):
+        assert as_teacher(spec, mode="follow").mode == "follow"
+    ensemble = as_teacher([Net(), Net], mode="train")
+    assert [source.mode for source in ensemble.sources] == ["train", "train"]
+    with pytest.raises(ConfigError, match="teacher mode 'trian'"):
+        as_teacher(Net(), mode="trian")
+    with pytest.raises(ConfigError, match="takes an nn.Module"):
+        FrozenTeacher(Net)
+
+
+def test_a_failing_member_gives_the_other_members_back():
+    model = Net()
+    with pytest.raises(TeacherError):
+        as_teacher([model, makes_a_number])
+    assert model.training
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A finished run with two checkpoints of a model of this module."""
+    monkeypatch.setenv("DISTILLATION_RUNS", str(tmp_path))
+    model = Net()
+    with runs.create("teachers", model=Reference.of(Net), keep=2) as recorder:
+        for step in (10, 20):
+            with torch.no_grad():
+                model.head.bias.fill_(step)
+            recorder.save_checkpoint(step, {"model": model.state_dict()}, {})
+    return runs.find(recorder.uuid)
+
+
+def test_a_run_is_found_by_uuid_prefix_and_step(run, x):
+    for spec in (run.uuid, run.uuid[:8], run, f"{run.uuid}@20"):
+        teacher = as_teacher(spec)
+        assert teacher.module.head.bias[0] == 20
+        assert (teacher.run_uuid, teacher.run_step) == (run.uuid, 20)
+    assert as_teacher(f"{run.uuid[:8]}@10").module.head.bias[0] == 10
+    assert as_teacher(run).describe() == {"kind": "run", "uuid": run.uuid, "step": 20}
+    with pytest.raises(RunError):
+        as_teacher("f" * 32)
+
+
+def test_every_described_teacher_is_rebuilt_the_same(run, x):
+    teacher = as_teacher([run, f"{run.uuid}@10", run], mode="follow")
+    again = rebuild(teacher.describe(), mode="follow")
+    assert again.fingerprint == teacher.fingerprint
+    assert torch.equal(again(x), teacher(x))
+    single = as_teacher((Net, (5,)))
+    assert rebuild(single.describe()).module.head.in_features == 5
+    assert FrozenTeacher(Net()).describe() is None
+    assert as_teacher([Net(), Net]).describe() is None
+
+
+def test_a_rebuilt_reference_obeys_the_rules_of_trust():
+    description = as_teacher(make).describe()
+    with pytest.raises(TrustError):
+        rebuild(description)
+    assert isinstance(rebuild(description, home_module=HERE).module, Net)
+    assert isinstance(rebuild(description, trust=[HERE]).module, Net)
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        *(None, {}, {"kind": "pickle"}, {"kind": "run"}, {"kind": "ensemble", "members": []}),
+        {"kind": "ensemble", "members": [], "select": None, "colour": 1},
+    ],
+    ids=str,
+)
+def test_what_describes_no_teacher_is_refused(description):
+    with pytest.raises(TeacherError, match="does not describe a teacher"):
+        rebuild(description)
+
+
+def test_other_sources_need_only_an_output_and_a_fingerprint(x):
+    class Constant(TeacherSource):
+        fingerprint = "0" * 64
+
+        def __call__(self, *args, sample=None, view=None, **kwargs):
+            return torch.zeros(len(sample), 2)
+
+    source = as_teacher(Constant())
+    assert source(sample=torch.arange(3)).shape == (3, 2)
+    assert source.half() is source.to("cpu") is source.train_with() is copy.deepcopy(source)
+    source.refuse_student(Net())
+    source.release()
+    assert source.module is None and source.describe() is None
