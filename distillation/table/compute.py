@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from distillation.capture import Capture, Tap
 from distillation.errors import ConfigError, TeacherError, unknown
-from distillation.teacher import TeacherSource
+from distillation.frozen_teacher import TeacherSource
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 OUTPUT = "output"
@@ -44,9 +44,10 @@ class Execution:
         if self.batch_size < 2:
             raise ConfigError(f"batch_size must be at least 2, got {self.batch_size}")
 
-    def identity(self, device: torch.device) -> dict[str, object]:
+    def identity(self, device: torch.device, dtype: torch.dtype) -> dict[str, object]:
+        weights = "" if dtype == torch.float32 else f", {dtype} weights".replace("torch.", "")
         return {
-            "precision": self.precision,
+            "precision": self.precision + weights,
             "memory_format": "channels_last" if self.channels_last else "contiguous",
             "device": device_name(device),
             "batch_size": self.batch_size,
@@ -71,6 +72,7 @@ class FixedBatch:
 
     def __init__(self, teacher: TeacherSource, execution: Execution, layers: tuple[str, ...] = ()):
         self.teacher, self.execution, self.layers = teacher, execution, layers
+        self.device, self.dtype = place(teacher.module)
         self._capture = None
         if layers:
             if teacher.module is None:
@@ -82,14 +84,14 @@ class FixedBatch:
             taps = [Tap("teacher", layer) for layer in layers]
             self._capture = Capture({"teacher": teacher.module}, taps, clone=True, trained=())
 
-    @property
-    def device(self) -> torch.device:
-        return place(self.teacher.module)[0]
-
     def __call__(self, args: tuple, kwargs: dict) -> dict[str, Tensor]:
         rows = batch_rows(args, kwargs)
-        device, dtype = place(self.teacher.module)
-        args, kwargs = tree_map(lambda v: self._ready(v, device, dtype), (args, kwargs))
+        if place(self.teacher.module) != (self.device, self.dtype):
+            raise TeacherError(
+                f"the teacher was on {self.device} in {self.dtype} when its table was opened and "
+                "was moved or cast since: open the table after that"
+            )
+        args, kwargs = tree_map(self._ready, (args, kwargs))
         outputs = self._run(args, kwargs)
         return {name: value[:rows] for name, value in outputs.items()}
 
@@ -120,15 +122,16 @@ class FixedBatch:
             self._capture.remove()
             self._capture = None
 
-    def _ready(self, value: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    def _ready(self, value: Any) -> Any:
+        """Padded to the batch size, on the device, in the dtype and the memory format."""
         if not isinstance(value, Tensor):
             return value
         if value.is_floating_point():
-            value = value.to(dtype)
+            value = value.to(self.dtype)
         short = self.execution.batch_size - len(value)
         if short > 0:
             value = torch.cat([value, value[-1:].expand(short, *value.shape[1:])])
-        value = value.to(device)
+        value = value.to(self.device)
         if value.dim() == 4:
             last = self.execution.channels_last
             return value.contiguous(
@@ -137,10 +140,9 @@ class FixedBatch:
         return value.contiguous()
 
     def _run(self, args: tuple, kwargs: dict) -> dict[str, Tensor]:
-        device = self.device
         dtype = PRECISIONS[self.execution.precision]
         # Said either way, so that an autocast around the training step does not reach in here.
-        cast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+        cast = torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
         with torch.no_grad(), cast, self._recording() as record:
             output = self.teacher(*args, **kwargs)
         if not isinstance(output, Tensor):

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from distillation.errors import ConfigError
+from distillation.table.entries import Entries
 from distillation.table.inputs import ImageInputs
-from distillation.table.teacher_table import TeacherTable
 
 
-def pending(table: TeacherTable, samples: Sequence[int] | None = None) -> tuple[np.ndarray, int]:
+def pending(table: Entries, samples: Sequence[int] | None = None) -> tuple[np.ndarray, int]:
     """Keys `[n, 2]` (sample, view) that are still empty, and the number of all keys.
 
     `samples` are row numbers, all of them by default. Their views are those that the table's
@@ -34,7 +34,7 @@ def pending(table: TeacherTable, samples: Sequence[int] | None = None) -> tuple[
 
 
 def fill(
-    table: TeacherTable,
+    table: Entries,
     samples: Sequence[int] | None = None,
     *,
     progress: Callable[[int, int], None] | None = None,
@@ -68,7 +68,7 @@ def fill(
         if limit is not None:
             empty = empty[: limit - made]
         if len(empty):
-            table.compute(np.arange(len(empty)), empty[:, 0], empty[:, 1], (), {})
+            table.compute(empty[:, 0], empty[:, 1])
             made += len(empty)
         done += len(batch)
         if progress is not None:
@@ -78,7 +78,7 @@ def fill(
     return made
 
 
-def repair(table: TeacherTable) -> int:
+def repair(table: Entries) -> int:
     """Look at every entry, forget those that do not fit their checksum; returns how many."""
     if table.storage is None:
         return 0

@@ -1,0 +1,65 @@
+"""One option in every door: `teacher_table=…` puts a table before a teacher, or leaves it online.
+
+| value | meaning |
+|---|---|
+| None, False, "" or "none" | the teacher runs online |
+| "auto" | the table of this teacher, data, views, …, wherever it is; made when there is none |
+| a folder | the table in this folder; `TeacherError` when it holds something else |
+| a `TeacherTable` | itself |
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from distillation.errors import ConfigError
+from distillation.frozen_teacher import TeacherSource
+from distillation.runs import places
+from distillation.table.compute import Execution
+from distillation.table.inputs import ImageInputs, Inputs
+from distillation.table.teacher_table import TeacherTable
+from distillation.teacher import as_teacher
+
+ONLINE = (None, False, "", "none")
+
+
+def tables_root(root: str | os.PathLike | None = None) -> Path:
+    """Where "auto" keeps tables: beside the experiments of the run store, out of their way."""
+    return places.root(root) / ".tables"
+
+
+def with_table(
+    teacher: Any,
+    teacher_table: str | os.PathLike | TeacherTable | bool | None,
+    data: Any,
+    *,
+    root: str | os.PathLike | None = None,
+    execution: Execution | None = None,
+    **options: Any,
+) -> TeacherSource:
+    """`teacher` as a source, answering from a table when `teacher_table` asks for one.
+
+    `data` is the `TensorLoader` that the student trains on, or the `Inputs` of a table made by
+    hand. `root` is the root of the run store. `options` are `TeacherTable`'s. The result is the
+    caller's to `release()`; a given table keeps its own hold.
+
+    Raises `ConfigError` for a loader without keys or with endless views, `TeacherError` as
+    `TeacherTable` does.
+    """
+    if teacher_table in ONLINE:
+        return as_teacher(teacher)
+    if isinstance(teacher_table, TeacherTable):
+        return teacher_table.share()
+    if teacher_table is True or not isinstance(teacher_table, str | os.PathLike):
+        raise ConfigError(
+            f"teacher_table={teacher_table!r}: take 'auto', a folder, a TeacherTable, or None for "
+            "a teacher online"
+        )
+    inputs = data if isinstance(data, Inputs) else ImageInputs.of(data)
+    if teacher_table == "auto":
+        folder, options = tables_root(root), {"under": True, **options}
+    else:
+        folder = Path(teacher_table).expanduser()
+    return TeacherTable(teacher, folder, inputs, execution=execution, **options)
