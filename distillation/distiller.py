@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from distillation.capture import Capture, Record, Tap, _inside_autograd_function, purge
 from distillation.criterion import STUDENT, TEACHER, Criterion
-from distillation.errors import ConfigError, DistillationError
+from distillation.errors import ConfigError, DistillationError, unknown
 from distillation.losses.balancers import STUDENT_LOSS_KEY
 from distillation.losses.interface import route
 from distillation.teacher import TeacherSource, as_teacher
@@ -90,15 +90,23 @@ class Distiller:
 
     def bind(self) -> None:
         """Put the hooks on the layers that the criterion names."""
+        self._pairs = list(self.criterion)
+        self._keyed = _keyed(self.teacher)
         models = {STUDENT: self.student}
+        taps = self._taps()
         if self.teacher.module is not None:
             models[TEACHER] = self.teacher.module
-        taps = self._taps()
-        if TEACHER not in models and any(tap.model == TEACHER for tap in taps):
-            raise ConfigError(
-                "this teacher gives outputs only, no layers; compare outputs: criterion=loss"
-            )
-        self._pairs = list(self.criterion)
+            self._stored = []
+        else:  # a table: layers come with the output, if they were stored
+            self._stored = list(dict.fromkeys(tap for tap in taps if tap.model == TEACHER))
+            taps = [tap for tap in taps if tap.model == STUDENT]
+            for tap in self._stored:
+                layers = getattr(self.teacher, "layers", ())
+                if tap.kind != "output" or tap.layer not in layers:
+                    raise ConfigError(
+                        unknown("stored layer of this teacher:", tap.layer, layers)
+                        + " It gives stored outputs and runs no module."
+                    )
         self._capture = Capture(models, taps)
 
     def _taps(self) -> list[Tap]:
@@ -141,7 +149,7 @@ class Distiller:
         try:
             self._check_graph()
             record.arguments = None
-            if getattr(self.teacher, "keyed", False) and sample is None:
+            if self._keyed and sample is None:
                 record.arguments = (args, kwargs)  # the keys come with the loss
             else:
                 self._run_teacher(record, args, kwargs, sample, view)
@@ -154,6 +162,8 @@ class Distiller:
 
     def _run_teacher(self, record: Record, args, kwargs, sample, view) -> None:
         record.add(TEACHER_OUTPUT, self.teacher(*args, sample=sample, view=view, **kwargs))
+        for tap in self._stored:
+            record.add(tap, self.teacher.recorded[tap.layer])
 
     def _run_student(self, record: Record, student: Callable[..., Any], args, kwargs) -> Any:
         output = student(*args, **kwargs)
@@ -286,3 +296,9 @@ class Distiller:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, last_losses={})
+
+
+def _keyed(teacher: TeacherSource) -> bool:
+    """Whether the teacher, or one of an ensemble, answers by (sample, view)."""
+    members = getattr(teacher, "sources", ())
+    return getattr(teacher, "keyed", False) or any(_keyed(member) for member in members)

@@ -28,7 +28,8 @@ class LayerwiseDistiller(Distiller):
     the losses alone.
 
     Raises:
-        ConfigError: a pair that names a whole model; a student layer in two pairs, or inside another.
+        ConfigError: a pair that names a whole model; a student layer in two pairs, or inside one
+            that is paired.
     """
 
     mode = "layerwise_kd"

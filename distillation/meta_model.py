@@ -11,6 +11,7 @@ by a `Distiller`, which the instance carries outside its module tree (`distillat
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -103,11 +104,17 @@ class DistillationModel(Carried):
         return self._kd.setting(hide_losses=enable)
 
 
-def __getattr__(name: str) -> Any:
-    """`convert`, `export`, `save`, `restore`, `KDLossConfig`: they stand on the class above."""
-    from distillation import conversion, persistence
+_BESIDE = {
+    "KDLossConfig": "kd_config",
+    "convert": "conversion",
+    "export": "conversion",
+    "restore": "persistence",
+    "save": "persistence",
+}
 
-    for module in (conversion, persistence):
-        if name in module.__all__:
-            return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    """The functions of this door, which stand on the class above."""
+    if name not in _BESIDE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"distillation.{_BESIDE[name]}"), name)
