@@ -71,8 +71,8 @@ def _commands(parts: list[Part], options) -> dict[str, list[str]]:
     for part in parts:
         mine = {k: v for k, v in given.items() if k in fields(known[part.key])}
         # Checked now: a misspelt value of the last run must not wait for the first one's end
-        check(known[part.key], {**mine, **part.values})
-        sets = [f"--set={k}={v}" for k, v in {**mine, **part.values}.items()]
+        check(known[part.key], {**part.values, **mine})
+        sets = [f"--set={k}={v}" for k, v in {**part.values, **mine}.items()]
         commands[part.key] = ["--runs", str(runs.root(options.runs)), *sets]
         if part.learns_from and options.allow_weak_teacher:
             commands[part.key].append("--allow-weak-teacher")

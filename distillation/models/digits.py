@@ -43,12 +43,12 @@ class DigitsSmallModel(VGG):
     """
     ### Small model
 
-    Blocks 4 | 8 | 8: 1,198 parameters.
+    Blocks 16 | 32 | 32: a tenth of the large model's parameters.
     """
 
     def __init__(self, num_classes: int = 10, *, batch_statistics: bool = False):
         super().__init__(
-            [[4], [8], [8]],
+            [[16], [32], [32]],
             num_classes=num_classes,
             in_channels=1,
             batch_statistics=batch_statistics,
