@@ -8,7 +8,9 @@ while it is armed, and only in the thread that armed it, so
 * several captures can sit on one teacher without seeing each other.
 
 What was recorded is held until `take()`, `clear()` or the next `arm()` of the same thread. Arming,
-recording and disarming are traced by `torch.compile` without a graph break.
+recording and disarming are traced by `torch.compile` without a graph break. (Two limits there:
+changes in place are found in eager mode only, and for a layer inside a checkpointed block dynamo
+wants `torch._dynamo.config.skip_fwd_side_effects_in_bwd_under_checkpoint = True`.)
 """
 
 from __future__ import annotations
@@ -19,97 +21,20 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from distillation.errors import ConfigError, DistillationError, unknown
-from distillation.selection import LayerInput, Selector, as_tensor
+from distillation.record import Record, Tap
+from distillation.selection import LayerInput
+
+__all__ = ["Capture", "DeadHook", "LayerInput", "Record", "Tap", "find_layer", "purge"]
 
 KINDS = ("output", "input")
-
-
-class Tap(NamedTuple):
-    """One place to record: the `kind` ("output" or "input") of `layer` in the model `model`.
-
-    `layer` is a dotted name as in `named_modules()`; the empty name is the whole model.
-    """
-
-    model: str
-    layer: str
-    kind: str = "output"
-
-    def __str__(self) -> str:
-        layer = f"layer {self.layer!r}" if self.layer else "model itself"
-        return f"{self.kind} of the {self.model} {layer}"
-
-
-class Record:
-    """What one armed stretch of one thread saw: for each tap, every call in order."""
-
-    def __init__(self, taps: Iterable[Tap] = (), clone: bool = False):
-        self._calls: dict[Tap, list[Any]] = {tap: [] for tap in taps}
-        self._seen: dict[Tap, list[tuple[Tensor, int]]] = {}
-        self._clone = clone
-        self.grad_enabled = torch.is_grad_enabled()
-
-    def __contains__(self, tap: Tap) -> bool:
-        return bool(self._calls.get(tap))
-
-    def add(self, tap: Tap, value: Any) -> None:
-        """Append one call of `tap`. Hooks do this; callers may add what no hook can see."""
-        if self._clone:
-            value = tree_map(_cloned, value)
-        if tap not in self._calls:
-            self._calls[tap] = []
-        self._calls[tap].append(value)
-        if not torch.compiler.is_compiling():
-            self._seen.setdefault(tap, []).extend(_versions(value))
-
-    def calls(self, tap: Tap) -> list[Any]:
-        """Everything recorded at `tap`, one item for each call of the layer, unselected.
-
-        Raises `ConfigError` when this record has no such tap, `DistillationError` when the layer
-        was not called, or when what it gave was changed in place since.
-        """
-        if tap not in self._calls:
-            raise ConfigError(unknown("tap", tap, map(str, self._calls)))
-        calls = self._calls[tap]
-        if not calls:
-            raise DistillationError(
-                f"nothing was recorded for the {tap}: it was not called in this forward pass "
-                "(skipped by the model, replaced by a fused path, or called as `.forward`, which "
-                "runs no hooks). Choose a layer that is called."
-            )
-        if any(tensor._version != version for tensor, version in self._seen.get(tap, ())):
-            raise DistillationError(
-                f"the {tap} was changed in place after it was recorded (most likely by an "
-                "activation with inplace=True behind it), so it no longer is what the layer "
-                "gave. Capture with clone=True, use inplace=False, or choose the layer behind it."
-            )
-        return list(calls)
-
-    def tensor(self, tap: Tap, *, call: int | str = -1, select: Selector = None) -> Any:
-        """The tensor of call number `call` of `tap` (default: the last call).
-
-        `call="all"` gives a list with the tensor of each call. `select` as in `as_tensor`.
-        """
-        calls = self.calls(tap)
-        if call == "all":
-            return [as_tensor(value, select, what=str(tap)) for value in calls]
-        if not isinstance(call, int):
-            raise ConfigError(f"call must be an integer or 'all', not {call!r}")
-        if not -len(calls) <= call < len(calls):
-            raise ConfigError(f"the {tap} was called {len(calls)} time(s): no call {call}")
-        return as_tensor(calls[call], select, what=str(tap))
-
-    def clear(self) -> None:
-        """Forget every value, so that the tensors are free to go."""
-        self._calls.clear()
-        self._seen.clear()
 
 
 class Capture:
@@ -118,8 +43,9 @@ class Capture:
     `models` maps a name to a model; `taps` are `Tap`s (or plain tuples), repeated ones count once.
     `clone=True` copies each tensor when it is recorded, for layers that are followed by an
     in-place operation. `trained` names the models whose recorded tensors must carry a gradient
-    when grad mode is on: for these, a layer inside a reentrant checkpoint is an error (see
-    `arm`), since its part of the loss would silently train nothing.
+    when grad mode is on (by default "student", where there is one): for these, a layer inside a
+    reentrant checkpoint is an error (see `arm`), since its part of the loss would silently train
+    nothing.
 
     Raises `ConfigError` for unknown models, layers and kinds; then no hook is left behind.
     """
@@ -130,12 +56,15 @@ class Capture:
         taps: Iterable[Tap | tuple],
         *,
         clone: bool = False,
-        trained: Iterable[str] = ("student",),
+        trained: Iterable[str] | None = None,
     ):
         self.models = dict(models)
-        self.taps = tuple(dict.fromkeys(Tap(*tap) for tap in taps))
+        self.taps = tuple(dict.fromkeys(map(_tap, taps)))
         self.clone = clone
-        self.trained = tuple(trained)
+        self.trained = tuple(trained if trained is not None else {"student"} & set(self.models))
+        for name in self.trained:
+            if name not in self.models:
+                raise ConfigError(unknown("model", name, self.models))
         self._slot = _Slot()
         layers = [(tap, self._layer(tap)) for tap in self.taps]
         handles = [_register(tap, layer, self._hook(tap)) for tap, layer in layers]
@@ -236,8 +165,12 @@ class Capture:
 
     def __deepcopy__(self, memo: dict) -> Capture:
         raise DistillationError(
-            "a Capture cannot be copied, it belongs to the models it hooks: use rebind(models)"
+            "a Capture cannot be copied or pickled, it belongs to the models it hooks: use "
+            "rebind(models)"
         )
+
+    def __reduce__(self) -> tuple:
+        return self.__deepcopy__({})
 
 
 def find_layer(model: nn.Module, name: str, *, what: str = "layer") -> nn.Module:
@@ -321,6 +254,13 @@ class _InputHook(_Hook):
         record.add(self.tap, LayerInput(args, dict(kwargs)))
 
 
+def _tap(tap: Any) -> Tap:
+    fields = tuple(tap) if isinstance(tap, tuple | list) else ()
+    if len(fields) not in (2, 3) or not all(isinstance(field, str) for field in fields):
+        raise ConfigError(f"a tap is (model, layer) or (model, layer, kind), all str; got {tap!r}")
+    return Tap(*fields)
+
+
 def _register(tap: Tap, layer: nn.Module, hook: _Hook) -> torch.utils.hooks.RemovableHandle:
     if tap.kind == "input":
         return layer.register_forward_pre_hook(hook, with_kwargs=True)
@@ -330,19 +270,6 @@ def _register(tap: Tap, layer: nn.Module, hook: _Hook) -> torch.utils.hooks.Remo
 def _remove(handles: list[torch.utils.hooks.RemovableHandle]) -> None:
     for handle in handles:
         handle.remove()
-
-
-def _cloned(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
-
-
-def _versions(value: Any) -> list[tuple[Tensor, int]]:
-    leaves = (value,) if isinstance(value, Tensor) else tree_leaves(value)
-    return [
-        (leaf, leaf._version)
-        for leaf in leaves
-        if isinstance(leaf, Tensor) and not leaf.is_inference()
-    ]
 
 
 def _check_graph(hook: _Hook, record: Record, layer: nn.Module, value: Any) -> None:

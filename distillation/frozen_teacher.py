@@ -222,6 +222,12 @@ class FrozenTeacher(TeacherSource):
             _cast[model] = (before, fingerprint(model))
         return self
 
+    def __reduce__(self) -> tuple:
+        raise TeacherError(
+            "a teacher is not pickled along with what it teaches: save the student, and the "
+            "teacher's describe() or reference"
+        )
+
     def __repr__(self) -> str:
         what = "released" if self._model is None else type(self._model).__name__
         return f"FrozenTeacher({what}, mode={self.mode!r})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import pickle
 import threading
 import weakref
 
@@ -152,6 +153,8 @@ def test_a_layer_that_did_not_run_is_named(x):
         (("student", "blok.0"), "did you mean 'block.0'"),
         (("studnt", "head"), "did you mean 'student'"),
         (("student", "head", "outputs"), "did you mean 'output'"),
+        ("head", "got 'head'"),
+        (("student",), "got \\('student',\\)"),
     ],
 )
 def test_unknown_names_are_refused_and_leave_no_hook(tap, message):
@@ -159,6 +162,11 @@ def test_unknown_names_are_refused_and_leave_no_hook(tap, message):
     with pytest.raises(ConfigError, match=message):
         Capture({"student": model}, [HEAD, tap])
     assert hooks_of(model) == []
+
+
+def test_an_unknown_trained_model_is_refused():
+    with pytest.raises(ConfigError, match="did you mean 'student'"):
+        Capture({"student": Net()}, [HEAD], trained=["studnt"])
 
 
 def test_remove_takes_off_exactly_our_hooks(x):
@@ -405,6 +413,8 @@ def test_a_deepcopy_has_dead_hooks_until_it_is_rebound(x):
     assert hooks_of(model) != []
     with pytest.raises(DistillationError, match="rebind"):
         copy.deepcopy(capture)
+    with pytest.raises(DistillationError, match="rebind"):
+        pickle.dumps(capture)
 
 
 def test_a_pickled_model_comes_back_with_dead_hooks_that_purge_removes(x):
@@ -471,6 +481,21 @@ def test_a_compiled_forward_records_without_a_graph_break_in_each_thread(x, by_c
     thread.start()
     thread.join()
     assert held == [True] * 12
+    capture.remove()
+
+
+def test_a_layer_in_a_checkpointed_block_is_recorded_by_a_compiled_forward(x, monkeypatch):
+    option = "skip_fwd_side_effects_in_bwd_under_checkpoint"
+    monkeypatch.setattr(torch._dynamo.config, option, True)
+    torch._dynamo.reset()
+    student, teacher = Net(reentrant=False), Net().requires_grad_(False)
+    capture = Capture({"student": student, "teacher": teacher}, [BLOCK])
+    model = Distilled(student, teacher, capture, True)
+    torch.compile(model, fullgraph=True, backend="aot_eager")(x)
+    record = capture.take()
+    record.tensor(BLOCK).sum().backward()
+    assert len(record.calls(BLOCK)) == 1
+    assert student.stem.weight.grad is not None
     capture.remove()
 
 

@@ -92,7 +92,7 @@ def test_structured_outputs_take_a_selector():
 
     y = EnsembleTeacher([Pair(A), Pair(B)], average="logits", select="logits")()
     torch.testing.assert_close(y, (A + B) / 2)
-    with pytest.raises(ConfigError, match="output of teacher 0.*choices"):
+    with pytest.raises(ConfigError, match=r"output of teacher 0.*choices"):
         EnsembleTeacher([Pair(A), Pair(B)])()
 
 
@@ -155,7 +155,7 @@ def test_layers_of_members_have_numbered_names():
 
 def test_an_error_in_a_later_member_gives_the_earlier_ones_back():
     model = nn.Linear(3, 2)
-    with pytest.raises(ConfigError, match="takes an nn.Module"):
+    with pytest.raises(ConfigError, match=r"takes an nn\.Module"):
         EnsembleTeacher([model, "not a teacher"])
     assert model.training
 

@@ -76,7 +76,7 @@ def test_two_modes_at_once_are_refused_and_change_nothing():
     model = model_with_mixed_flags()
     loan = Loan(model[1], "train")
     before = flags(model)
-    with pytest.raises(TeacherError, match="'1'.*mode 'train'.*mode 'eval'"):
+    with pytest.raises(TeacherError, match=r"'1'.*mode 'train'.*mode 'eval'"):
         Loan(model)
     assert flags(model) == before
     loan.end()

@@ -103,7 +103,7 @@ def test_what_cannot_be_found_again_has_no_reference(function):
 @pytest.mark.parametrize("argument", [torch.zeros(1), float("nan"), object(), {1: 2}, {1, 2}, b"x"])
 def test_arguments_that_are_not_plain_have_no_reference(argument):
     assert Reference.of(Mine, argument) is None
-    with pytest.raises(ConfigError, match="arguments are None|as JSON"):
+    with pytest.raises(ConfigError, match=r"arguments are None|as JSON"):
         Reference(f"{HERE}:Mine", (argument,))
 
 
@@ -340,7 +340,8 @@ def test_trust_reaches_classmethods_and_imports_what_it_names(tmp_path, monkeypa
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "nets.py").write_text(
-        "import os\nfrom os import system\nfrom torch import nn\ndef make():\n    return nn.Identity()\n"
+        "import os\nfrom os import system\nfrom torch import nn\n"
+        "def make():\n    return nn.Identity()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     reference = Reference("trusted_package_of_a_test.nets:make")
@@ -374,7 +375,7 @@ def test_trust_that_names_nothing_is_an_error():
 
 
 def test_what_makes_no_module_is_refused():
-    with pytest.raises(TrustError, match="made a int, not an nn.Module"):
+    with pytest.raises(TrustError, match=r"made a int, not an nn\.Module"):
         build(Reference.of(makes_a_number), home_module=HERE)
 
 

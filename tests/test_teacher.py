@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import itertools
+import pickle
 import threading
 import weakref
 
@@ -164,6 +165,11 @@ def test_a_released_teacher_lets_the_model_go(x):
         teacher(x)
     with pytest.raises(TeacherError, match="released"):
         teacher.share()
+
+
+def test_a_teacher_is_not_pickled():
+    with pytest.raises(TeacherError, match="describe"):
+        pickle.dumps(FrozenTeacher(Net()))
 
 
 def test_copies_share_the_model_and_have_their_own_hold(x):
@@ -375,7 +381,7 @@ def test_mode_reaches_every_kind_of_teacher():
     assert [source.mode for source in ensemble.sources] == ["train", "train"]
     with pytest.raises(ConfigError, match="teacher mode 'trian'"):
         as_teacher(Net(), mode="trian")
-    with pytest.raises(ConfigError, match="takes an nn.Module"):
+    with pytest.raises(ConfigError, match=r"takes an nn\.Module"):
         FrozenTeacher(Net)
 
 
