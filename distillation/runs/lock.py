@@ -11,7 +11,7 @@ from distillation.runs.places import LOCK
 if TYPE_CHECKING:
     from filelock import FileLock
 
-_PATIENCE = 2.0  # seconds; whoever only asks whether a run is held lets go at once
+_PATIENCE = 0.5  # seconds; whoever only asks whether a run is held lets go at once
 
 
 def hold(folder: Path) -> FileLock:

@@ -1,0 +1,379 @@
+"""Writing a run: status, metrics in time, checkpoints, resuming, kills."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from distillation import runs
+from distillation.errors import CheckpointError, ConfigError, RunError, TrustError
+from distillation.models.digits import DigitsSmallModel
+from distillation.references import Reference
+from distillation.runs import metrics
+
+FORK = multiprocessing.get_context("fork")
+
+
+def save(recorder: runs.Recorder, step: int, best: bool = False) -> None:
+    weights = {"model": {"w": torch.full((500,), float(step))}}
+    recorder.save_checkpoint(step, weights, {"step": step}, {"epoch": 0}, best=best)
+
+
+# Status
+
+
+def test_a_run_is_running_and_then_completed(tmp_path):
+    with runs.create("digits", root=tmp_path) as recorder:
+        assert runs.find(recorder.uuid, tmp_path).status == "running"
+    run = runs.find(recorder.uuid, tmp_path)
+    assert run.status == "completed"
+    assert run.ended > run.started
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (ValueError("no such layer"), "crashed"),
+        (SystemExit(2), "crashed"),
+        (SystemExit(0), "completed"),
+    ],
+)
+def test_how_a_run_ended_is_recorded(tmp_path, error, status):
+    with pytest.raises(type(error)), runs.create("digits", root=tmp_path) as recorder:
+        recorder.log(1, 0, {"loss.train": 1.0})
+        raise error
+    run = runs.find(recorder.uuid, tmp_path)
+    assert run.status == status
+    assert run.summary == {"loss.train": 1.0}
+    expected = f"{type(error).__name__}: {error}" if status == "crashed" else None
+    assert run.info.get("error") == expected
+
+
+def test_finish_tells_the_end_once(tmp_path):
+    with runs.create("digits", root=tmp_path) as recorder:
+        recorder.finish("interrupted")
+    recorder.finish("completed")
+    assert runs.find(recorder.uuid, tmp_path).status == "interrupted"
+    with pytest.raises(RunError, match=r"has ended .interrupted.; runs.resume goes on with it"):
+        recorder.log(1, 0, {})
+    with pytest.raises(ConfigError, match="unknown status 'done'"):
+        recorder.finish("done")
+
+
+def _record_and_wait(root: Path, pipe) -> None:
+    recorder = runs.create("digits", root=root)
+    save(recorder, 10)
+    recorder.log(20, 1, {"loss.train": 0.25})
+    pipe.send(recorder.uuid)
+    time.sleep(60)
+
+
+def _record_beside_a_worker(root: Path, pipe) -> None:
+    recorder = runs.create("digits", root=root)
+    worker = FORK.Process(target=time.sleep, args=(60,))  # as a DataLoader's
+    worker.start()
+    pipe.send((recorder.uuid, worker.pid))
+    worker.join()
+
+
+def started(target, root: Path):
+    """A process that records a run, and what it says of it."""
+    ours, theirs = FORK.Pipe()
+    process = FORK.Process(target=target, args=(root, theirs))
+    process.start()
+    return process, ours.recv()
+
+
+def test_a_killed_run_reads_as_interrupted_and_can_be_resumed(tmp_path):
+    process, uuid = started(_record_and_wait, tmp_path)
+    run = runs.find(uuid, tmp_path)
+    assert run.status == "running"
+    assert runs.list(tmp_path, status="running")[0].uuid == uuid
+    with pytest.raises(RunError, match="is running: another process writes it"):
+        runs.resume(uuid, tmp_path)
+
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+
+    assert run.status == "interrupted"
+    assert runs.list(tmp_path, status="interrupted")[0].uuid == uuid
+    with runs.resume(uuid[:8], tmp_path) as recorder:
+        assert recorder.run.status == "running"
+        assert recorder.last_step() == 10
+    resumed = runs.find(uuid, tmp_path)
+    assert resumed.status == "completed"
+    assert resumed.started == run.started
+    assert len(resumed.info["resumed"]) == 1
+
+
+def test_a_worker_that_outlives_the_killed_process_does_not_hold_the_run(tmp_path):
+    process, (uuid, worker) = started(_record_beside_a_worker, tmp_path)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    try:
+        assert runs.find(uuid, tmp_path).status == "interrupted"
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
+# Metrics
+
+
+def test_metrics_are_on_disk_within_five_seconds_without_another_call(tmp_path):
+    with runs.create("digits", root=tmp_path) as recorder:
+        recorder.log(10, 0, {"loss.train": 0.5})
+        logged = time.monotonic()
+        while not metrics.read(recorder.path / "metrics.jsonl"):
+            assert time.monotonic() - logged < 5
+            time.sleep(0.05)
+    assert runs.find(recorder.uuid, tmp_path).summary == {"loss.train": 0.5}
+
+
+def test_the_summary_holds_the_last_value_of_each_metric(tmp_path):
+    with runs.create("digits", root=tmp_path) as recorder:
+        recorder.log(10, 0, {"loss.train": 0.5, "loss.test": 0.7})
+        recorder.log(20, 1, {"loss.train": math.inf})
+    run = runs.find(recorder.uuid, tmp_path)
+    assert run.summary == {"loss.train": None, "loss.test": 0.7}
+    steps, values = run.curve("loss.train")
+    assert steps == [10, 20]
+    assert values[0] == 0.5
+    assert math.isnan(values[1])
+    with pytest.raises(RunError, match=r"unknown metric 'loss.tarin'; did you mean 'loss.train'"):
+        run.curve("loss.tarin")
+
+
+def _log_with_a_file_size_limit(root: Path, pipe) -> None:
+    recorder = runs.create("digits", root=root)
+    recorder.log(0, 0, {"loss.train": 0.0})
+    assert recorder.run.metrics  # which flushes
+    size = (recorder.path / "metrics.jsonl").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, resource.RLIM_INFINITY))
+    recorder.log(1, 0, {"loss.train": 1.0})
+    try:
+        failure = repr(recorder.run)
+    except RunError as error:
+        failure = str(error)
+    rows = len(metrics.read(recorder.path / "metrics.jsonl"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    recorder.finish()
+    pipe.send((recorder.uuid, failure, rows))
+
+
+def test_rows_that_a_full_disk_refuses_are_kept_until_there_is_room(tmp_path):
+    process, (uuid, failure, rows) = started(_log_with_a_file_size_limit, tmp_path)
+    process.join()
+    assert "metrics.jsonl" in failure
+    assert rows == 1
+    assert [row["step"] for row in runs.find(uuid, tmp_path).metrics] == [0, 1]
+
+
+# run.json and config.json
+
+
+def test_fields_are_merged_into_the_run(tmp_path):
+    with runs.create("digits", root=tmp_path) as recorder:
+        recorder.update(facts={"parameters": 10}, evaluation={"dataset": "digits"})
+        recorder.update(facts={"macs": 20}, name="renamed")
+        recorder.set_config({"epochs": 2, "optimizer": {"momentum": 0.9}})
+        with pytest.raises(ConfigError, match="status, uuid cannot be set"):
+            recorder.update(uuid="0", status="completed")
+        with pytest.raises(ConfigError, match=r"a object at 'facts.x' cannot be written"):
+            recorder.update(facts={"x": object()})
+    run = runs.find(recorder.uuid, tmp_path)
+    assert run.facts == {"parameters": 10, "macs": 20}
+    assert run.name == "renamed"
+    assert run.info["evaluation"] == {"dataset": "digits"}
+    assert run.config == {"epochs": 2, "optimizer": {"momentum": 0.9}}
+
+
+# Checkpoints
+
+
+def test_the_last_and_the_best_checkpoint_stay(tmp_path):
+    with runs.create("digits", root=tmp_path) as recorder:
+        for step, best in ((10, False), (20, True), (30, False), (40, False)):
+            save(recorder, step, best)
+    run = runs.find(recorder.uuid, tmp_path)
+    assert run.checkpoints == [20, 40]
+    assert run.best_step == 20
+    assert sorted(p.name for p in (run.path / "checkpoints").iterdir()) == ["20", "40"]
+    assert run.checkpoint().state == {"step": 40}
+    assert run.checkpoint("best").state == {"step": 20}
+    assert run.checkpoint(20).weights["model"]["w"][0] == 20
+
+
+def test_more_checkpoints_stay_when_asked_for(tmp_path):
+    with runs.create("digits", root=tmp_path, keep=3) as recorder:
+        for step in (10, 20, 30, 40):
+            save(recorder, step)
+        assert recorder.run.checkpoints == [20, 30, 40]
+        recorder.update(keep=1)
+        save(recorder, 50)
+        assert recorder.run.checkpoints == [50]
+    with pytest.raises(ConfigError, match="keep must be a whole number from 1 up, not 0"):
+        runs.create("digits", root=tmp_path, keep=0)
+
+
+def test_a_checkpoint_that_is_not_there_is_an_error_that_lists_those_that_are(tmp_path):
+    with runs.create("digits", root=tmp_path, keep=2) as recorder:
+        save(recorder, 10)
+        save(recorder, 20)
+    prefix = recorder.uuid[:6]
+    assert runs.find(f"{prefix}@10", tmp_path).checkpoint().state == {"step": 10}
+    with pytest.raises(RunError, match="no checkpoint at step 15; there are: 10, 20"):
+        runs.find(f"{prefix}@15", tmp_path)
+    with pytest.raises(RunError, match="no best checkpoint, because none was chosen"):
+        runs.find(f"{prefix}@best", tmp_path)
+
+
+def test_a_run_without_a_checkpoint_says_so(tmp_path):
+    with runs.create("digits", root=tmp_path) as recorder:
+        assert recorder.last_step() is None
+    with pytest.raises(RunError, match="has no checkpoint; its status is completed"):
+        runs.find(recorder.uuid, tmp_path).load_model()
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    with runs.create("digits", root=tmp_path) as recorder:
+        save(recorder, 10)
+    file = recorder.path / "checkpoints" / "10" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"10/model\.safetensors is damaged"):
+        runs.find(recorder.uuid, tmp_path).checkpoint()
+
+
+def test_rewinding_drops_rows_and_checkpoints_past_the_step(tmp_path):
+    with runs.create("digits", root=tmp_path, keep=3) as recorder:
+        for step in (10, 20, 30):
+            recorder.log(step, 0, {"loss.train": float(step)})
+            save(recorder, step, best=step == 30)
+    with runs.resume(recorder.uuid, tmp_path) as recorder:
+        recorder.rewind(20)
+        run = recorder.run
+        assert [row["step"] for row in run.metrics] == [10, 20]
+        assert run.checkpoints == [10, 20]
+        assert run.best_step is None
+        assert run.summary == {"loss.train": 20.0}
+        recorder.log(25, 0, {"loss.train": 25.0})
+    assert runs.find(recorder.uuid, tmp_path).curve("loss.train")[0] == [10, 20, 25]
+
+    with runs.resume(recorder.uuid, tmp_path) as recorder:
+        recorder.rewind(None)
+    emptied = runs.find(recorder.uuid, tmp_path)
+    assert (emptied.metrics, emptied.checkpoints, emptied.summary) == ([], [], {})
+
+
+def _save_for_ever(root: Path, pipe) -> None:
+    recorder = runs.resume(*pipe.recv(), keep=2)
+    step = recorder.last_step() or 0
+    recorder.rewind(step or None)
+    pipe.send("at work")
+    while True:
+        step += 1
+        recorder.log(step, 0, {"loss.train": float(step)})
+        save(recorder, step, best=step % 5 == 0)
+        save(recorder, step)  # the same step once more, as at the end of an epoch
+
+
+def test_a_run_killed_at_any_moment_goes_on_from_a_whole_checkpoint(tmp_path):
+    recorder = runs.create("digits", root=tmp_path)
+    recorder.finish("interrupted")
+    chance = random.Random(1)
+    last = 0
+    for _ in range(15):
+        ours, theirs = FORK.Pipe()
+        process = FORK.Process(target=_save_for_ever, args=(tmp_path, theirs))
+        process.start()
+        ours.send((recorder.uuid, tmp_path))
+        assert ours.recv() == "at work"
+        time.sleep(chance.uniform(0.02, 0.15))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+
+        run = runs.find(recorder.uuid, tmp_path)
+        assert run.status == "interrupted"
+        for step in run.checkpoints:
+            read = run.checkpoint(step)
+            assert read.state == {"step": step}
+            assert set(read.weights["model"]["w"].tolist()) == {float(step)}
+        if run.checkpoints:
+            assert run.checkpoints[-1] >= last
+            last = run.checkpoints[-1]
+            logged = [row["step"] for row in run.metrics]
+            assert logged[:last] == list(range(1, last + 1))
+    assert last > 5
+    with runs.resume(recorder.uuid, tmp_path) as recorder:
+        save(recorder, last + 1)
+    left = [p.name for p in (recorder.path / "checkpoints").iterdir()]
+    assert all(name.isdecimal() for name in left)
+
+
+# Models
+
+
+def test_a_model_is_rebuilt_from_its_run(tmp_path):
+    model = DigitsSmallModel()
+    with runs.create("digits", root=tmp_path, model=Reference.of(DigitsSmallModel)) as recorder:
+        recorder.save_checkpoint(10, {"model": model.state_dict()})
+    loaded = runs.find(f"{recorder.uuid}@10", tmp_path).load_model()
+    assert not loaded.training
+    images = torch.rand(4, 1, 8, 8)
+    assert torch.equal(loaded(images), model.eval()(images))
+
+
+def test_the_moving_average_is_taken_where_there_is_one(tmp_path):
+    model, average = nn.Linear(2, 2), nn.Linear(2, 2)
+    weights = {"model": model.state_dict(), "ema": average.state_dict()}
+    with runs.create("digits", root=tmp_path) as recorder:
+        recorder.save_checkpoint(10, weights)
+    run = runs.find(recorder.uuid, tmp_path)
+    assert torch.equal(run.load_model(model=nn.Linear(2, 2)).weight, average.weight)
+    plain = run.load_model(model=nn.Linear(2, 2), weights="model")
+    assert torch.equal(plain.weight, model.weight)
+    with pytest.raises(RunError, match=r"unknown weights 'swa'. Valid: 'ema', 'model'"):
+        run.load_model(model=nn.Linear(2, 2), weights="swa")
+
+
+def test_a_model_whose_making_is_not_recorded_must_be_given(tmp_path):
+    with runs.create("digits", root=tmp_path) as recorder:
+        recorder.save_checkpoint(10, {"model": nn.Linear(2, 2).state_dict()})
+    run = runs.find(recorder.uuid, tmp_path)
+    with pytest.raises(RunError, match="did not record how its model is made"):
+        run.load_model()
+    with pytest.raises(CheckpointError, match=r"weight \(shape \(2, 2\), the model has \(3, 2\)\)"):
+        run.load_model(model=nn.Linear(2, 3))
+
+
+def test_a_run_file_cannot_make_anything_run(tmp_path):
+    with runs.create("digits", root=tmp_path) as recorder:
+        recorder.save_checkpoint(10, {"model": {}})
+        recorder.update(model={"target": "os:mkdir", "args": [str(tmp_path / "x")], "kwargs": {}})
+    with pytest.raises(TrustError, match="os:mkdir"):
+        runs.find(recorder.uuid, tmp_path).load_model()
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_run_is_plain_json_files(tmp_path):
+    with runs.create("digits", config={"a": 1}, root=tmp_path) as recorder:
+        save(recorder, 10)
+    names = {p.name for p in recorder.path.iterdir()}
+    assert {"run.json", "config.json", "metrics.jsonl", "checkpoints"} - names <= {"metrics.jsonl"}
+    manifest = json.loads((recorder.path / "checkpoints/10/manifest.json").read_text())
+    assert sorted(manifest["files"]) == ["model.safetensors", "state.pt"]
+    assert all(len(entry["sha256"]) == 64 for entry in manifest["files"].values())
+    assert manifest["info"] == {"epoch": 0}
