@@ -4,6 +4,7 @@ from distillation.data.cifar import cifar10
 from distillation.data.digits import digits
 from distillation.data.images import ImageSet
 from distillation.data.order import Batch, EpochLoader
+from distillation.data.rendering import Rendering
 from distillation.data.replayable import ReplayableLoader
 from distillation.data.tensor_loader import TensorLoader
 from distillation.data.views import CropFlip, Cutout, Identity, Restricted, Views
@@ -15,6 +16,7 @@ __all__ = [
     "EpochLoader",
     "Identity",
     "ImageSet",
+    "Rendering",
     "ReplayableLoader",
     "Restricted",
     "TensorLoader",

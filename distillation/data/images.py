@@ -13,7 +13,7 @@ from distillation.data import keys
 from distillation.errors import ConfigError, DataError, unknown
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     """Images with their labels, whole in memory.
 
@@ -77,6 +77,13 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        shape = "×".join(str(n) for n in self.images.shape[1:])
+        return (
+            f"ImageSet({len(self):,} images of {shape}, {self.num_classes} classes, "
+            f"{self.fingerprint[:12]})"
+        )
 
     @property
     def num_classes(self) -> int:

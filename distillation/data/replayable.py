@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from distillation.data import keys as keyed
 from distillation.data.order import Batch, EpochLoader
+from distillation.data.rendering import Rendering
 from distillation.errors import ConfigError
 
 
@@ -24,13 +25,18 @@ class ReplayableLoader(EpochLoader):
     batch; and nobody else's random numbers change. In a batch `view` is the epoch: with `sample`
     it is the key that makes the picture again.
 
-    Order, batches and shares of several processes are those of `TensorLoader`.
+    With `rendering` the dataset gives plain images, uint8 (C, H, W) of one size, and augmenting
+    and normalising is done here for whole batches: they are, bit for bit, those of a
+    `TensorLoader` with the same options, keys and all.
 
-    num_workers  processes that make the batches; they are started anew for each epoch
+    Order, batches and shares of several processes are always those of `TensorLoader`.
+
+    num_workers  processes that make the items; they are started anew for each epoch
     collate      list of (image, label) to (images, labels); torch's `default_collate`
+    device       where the batches go
 
-    Raises `ConfigError` for sizes that cannot be, for a dataset without a length, and for items
-    that are no pairs.
+    Raises `ConfigError` for sizes that cannot be, for a dataset without a length, for items that
+    are no pairs, and for images that `rendering` cannot take.
     """
 
     def __init__(
@@ -38,12 +44,14 @@ class ReplayableLoader(EpochLoader):
         dataset: Dataset,
         batch_size: int,
         *,
+        rendering: Rendering | None = None,
         shuffle: bool = True,
         seed: int = 0,
         drop_last: bool = False,
         num_workers: int = 0,
         collate: Callable[[list], tuple[Tensor, Tensor]] = default_collate,
         pin_memory: bool = False,
+        device: torch.device | str = "cpu",
         keys: bool = True,
         rank: int = 0,
         world_size: int = 1,
@@ -62,7 +70,9 @@ class ReplayableLoader(EpochLoader):
             rank=rank,
             world_size=world_size,
         )
-        self.dataset, self.keys = dataset, keys
+        # Rows are chosen on the CPU, where the workers are; only finished batches move.
+        self.target = torch.device(device)
+        self.dataset, self.rendering, self.keys = dataset, rendering, keys
         self.num_workers, self.pin_memory, self.collate = num_workers, pin_memory, collate
 
     def batch(self, epoch: int, i: int) -> Batch | tuple[Tensor, Tensor]:
@@ -87,10 +97,25 @@ class ReplayableLoader(EpochLoader):
     def _finish(
         self, pair: tuple[Tensor, Tensor], sample: Tensor, epoch: int
     ) -> Batch | tuple[Tensor, Tensor]:
-        images, labels = pair
-        if not self.keys:
-            return images, labels
-        return Batch(images, labels, sample, torch.full_like(sample, epoch))
+        images, labels = (t.to(self.target, non_blocking=self.pin_memory) for t in pair)
+        if self.rendering is None:
+            view = torch.full_like(sample, epoch)
+        else:
+            view = self.rendering.views.draw(sample, epoch, self.seed)
+        sample, view = sample.to(self.target), view.to(self.target)
+        if self.rendering is not None:
+            images = self._render(images, view, sample)
+        return Batch(images, labels, sample, view) if self.keys else (images, labels)
+
+    def _render(self, images: Tensor, view: Tensor, sample: Tensor) -> Tensor:
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ConfigError(
+                "rendering needs uint8 images of shape (C, H, W) from the dataset; it gave "
+                f"{images.dtype} of shape {tuple(images.shape[1:])}"
+            )
+        if self.rendering.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.rendering(images, view, sample)
 
 
 class _Seeded(Dataset):

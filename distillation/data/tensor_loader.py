@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -10,23 +9,17 @@ from torch import Tensor
 
 from distillation.data.images import ImageSet
 from distillation.data.order import Batch, EpochLoader
-from distillation.data.views import Cutout, Identity, Views
+from distillation.data.rendering import Rendering
+from distillation.data.views import Views
 from distillation.errors import ConfigError
 
 
 class TensorLoader(EpochLoader):
     """A loader over an `ImageSet` that lies whole in memory, on any device.
 
-    views            the augmentation; `Identity()` for evaluation
-    views_per_image  restrict every image to this many views, drawn from `views_seed` alone, so
-                     that all runs and the teacher's table agree on them whatever their `seed`
-    cutout           side of a blanked square in pixels, 0 for none; makes the views not finite
-    mean, std        of each channel, in units of 0 … 1; those of the image set by default
-    dtype            of the images
-    channels_last    memory format of the images
-    keys             False yields (images, labels) only, for loops that expect pairs
-
-    Images are `(x / 255 - mean) / std`, reckoned in float32 and then rounded to `dtype`.
+    views … channels_last  see `Rendering`; mean and std are the image set's by default
+    keys                   False yields (images, labels) only, for loops that expect pairs
+    others                 see `EpochLoader`
 
     The data set is kept as uint8; augmenting is one gather for the batch, with another view for
     each image. Raises `ConfigError` for options that do not fit.
@@ -63,30 +56,52 @@ class TensorLoader(EpochLoader):
             world_size=world_size,
             device=device,
         )
-        channels = image_set.images.shape[1]
         self.image_set = self.dataset = image_set
-        self.mean = _per_channel("mean", image_set.mean if mean is None else mean, channels)
-        self.std = _per_channel("std", image_set.std if std is None else std, channels)
-        if min(self.std) <= 0:
-            raise ConfigError(f"std={self.std}: every channel needs a positive deviation")
-        if not dtype.is_floating_point:
-            raise ConfigError(f"dtype={dtype}: images are normalised, take a floating-point dtype")
-        self.views = (Identity() if views is None else views).restrict(views_per_image, views_seed)
-        if cutout:
-            grey = tuple(round(255 * m) for m in self.mean)
-            self.views = Cutout(self.views, cutout, grey, seed)
-        self.dtype, self.channels_last, self.keys = dtype, channels_last, keys
-
+        self.rendering = Rendering(
+            image_set.mean if mean is None else mean,
+            image_set.std if std is None else std,
+            views=views,
+            views_per_image=views_per_image,
+            views_seed=views_seed,
+            cutout=cutout,
+            seed=seed,
+            dtype=dtype,
+            channels_last=channels_last,
+        )
+        channels = image_set.images.shape[1]
+        if len(self.mean) != channels:
+            raise ConfigError(f"mean has {len(self.mean)} values for {channels} channels")
+        self.keys = keys
         # Kept in the memory format of the batches, so that no batch is transposed.
         images = image_set.images.to(self.device)
         self._rows = (images.permute(0, 2, 3, 1) if channels_last else images).contiguous()
         self._labels = image_set.labels.to(self.device)
-        # In channels_last a row of pixels is one axis: arithmetic along three channels is slow.
-        width = image_set.images.shape[3]
-        shape, times = ((width * channels,), width) if channels_last else ((channels, 1, 1), 1)
-        self._mean = torch.tensor(self.mean, device=self.device).repeat(times).view(shape)
-        self._std = torch.tensor(self.std, device=self.device).repeat(times).view(shape)
         self.views.prepare(len(image_set), self.device)
+
+    @property
+    def views(self) -> Views:
+        """The augmentation, with its restriction and cutout."""
+        return self.rendering.views
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Subtracted from each channel, in units of 0 … 1."""
+        return self.rendering.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Each channel is divided by it."""
+        return self.rendering.std
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the images."""
+        return self.rendering.dtype
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the images are in channels_last memory format."""
+        return self.rendering.channels_last
 
     def batch(self, epoch: int, i: int) -> Batch | tuple[Tensor, Tensor]:
         """Batch i of an epoch: a pure function of (seed, epoch, i) and the loader's options."""
@@ -100,29 +115,9 @@ class TensorLoader(EpochLoader):
         picked = self._rows.index_select(0, sample)
         if self.channels_last:
             picked = picked.permute(0, 3, 1, 2)
-        picked = self.views.apply(picked, view, sample)
-        if self.channels_last:
-            batch, channels, height, width = picked.shape
-            picked = picked.permute(0, 2, 3, 1).flatten(2)
-        images = picked.to(torch.float32).div_(255).sub_(self._mean).div_(self._std).to(self.dtype)
-        if self.channels_last:
-            images = images.view(batch, height, width, channels).permute(0, 3, 1, 2)
-        return images
-
-    @property
-    def normalisation(self) -> dict[str, object]:
-        """Mean, std and dtype: with data and views, all that a picture depends on."""
-        return {"mean": self.mean, "std": self.std, "dtype": str(self.dtype).removeprefix("torch.")}
+        return self.rendering(picked, view, sample)
 
     @property
     def fingerprint(self) -> str:
         """Hex digest of data, views and normalisation: what the keys of a batch stand for."""
-        parts = (self.image_set.fingerprint, self.views.description, self.normalisation)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def _per_channel(name: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
-    values = tuple(float(v) for v in values)
-    if len(values) != channels:
-        raise ConfigError(f"{name} has {len(values)} values for {channels} channels")
-    return values
+        return self.rendering.fingerprint(self.image_set.fingerprint)

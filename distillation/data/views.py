@@ -250,6 +250,7 @@ class Cutout(Views):
         if size < 1:
             raise ConfigError(f"cutout of {size} pixels: at least 1 is needed")
         self.base, self.size, self.fill, self.seed = base, size, tuple(fill), seed
+        self._levels: dict[torch.device, Tensor] = {}
 
     def __len__(self) -> int:
         raise TypeError(f"{self.description} has no number of views: its keys are (sample, epoch)")
@@ -279,8 +280,10 @@ class Cutout(Views):
         y = keys.integers(keys.derive(self.seed, "cutout y"), where, height)
         x = keys.integers(keys.derive(self.seed, "cutout x"), where, width)
         hole = self._span(y, height)[:, :, None] & self._span(x, width)[:, None, :]
-        fill = torch.tensor(self.fill, dtype=torch.uint8, device=images.device)
-        return torch.where(hole[:, None], fill.view(1, -1, 1, 1), pictures)
+        if images.device not in self._levels:  # made once: a copy to a device waits for it
+            levels = torch.tensor(self.fill, dtype=torch.uint8, device=images.device)
+            self._levels[images.device] = levels.view(1, -1, 1, 1)
+        return torch.where(hole[:, None], self._levels[images.device], pictures)
 
     def _span(self, centre: Tensor, length: int) -> Tensor:
         line = torch.arange(length, device=centre.device)

@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from distillation.data import Batch, ReplayableLoader, TensorLoader, digits
+from distillation.data import (
+    Batch,
+    CropFlip,
+    ImageSet,
+    Rendering,
+    ReplayableLoader,
+    TensorLoader,
+    digits,
+)
 from distillation.errors import ConfigError
 
 
@@ -79,6 +87,31 @@ def test_order_and_shares_are_those_of_the_tensor_loader():
         one, two = listed.batch(2, i), tensor.batch(2, i)
         assert torch.equal(one.sample, two.sample)
         assert torch.equal(one.labels, two.labels)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_rendered_batches_are_the_tensor_loaders_to_the_bit(channels_last):
+    """So a teacher's table made with one serves the other."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (50, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    train = ImageSet.of(pixels, torch.arange(50) % 10, "0123456789")
+    pairs = [(image, int(label)) for image, label in zip(train.images, train.labels, strict=True)]
+    options = {
+        "views": CropFlip(2, 8),
+        "views_per_image": 5,
+        "cutout": 3,
+        "channels_last": channels_last,
+        "dtype": torch.bfloat16,
+    }
+    rendering = Rendering(train.mean, train.std, seed=6, **options)
+    listed = ReplayableLoader(pairs, 20, rendering=rendering, seed=6)
+    tensor = TensorLoader(train, 20, seed=6, **options)
+    assert all(equal(a, b) for a, b in zip(listed.batches(3), tensor.batches(3), strict=True))
+
+
+def test_rendering_takes_bytes_only():
+    with pytest.raises(ConfigError, match=r"it gave torch.float32 of shape \(4,\)"):
+        ReplayableLoader(Noisy(), 4, rendering=Rendering([0.5], [0.5])).batch(0, 0)
 
 
 def test_pairs_for_loops_that_expect_pairs():
