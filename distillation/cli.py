@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": "distillation.commands.compare:compare",
     "rm": "distillation.commands.rm:rm",
     "evaluate": "distillation.commands.evaluate:evaluate",
+    "cache": "distillation.commands.cache:cache",
 }
 
 

@@ -21,6 +21,7 @@ _PUBLIC = {
     "fill": "filling",
     "repair": "filling",
     "with_table": "attach",
+    "with_tables": "attach",
 }
 
 __all__ = sorted(_PUBLIC)

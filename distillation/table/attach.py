@@ -2,7 +2,7 @@
 
 | value | meaning |
 |---|---|
-| None, False, "" or "none" | the teacher runs online |
+| None, False, "", "none" or "off" | the teacher runs online |
 | "auto" | the table of this teacher, data, views, …, wherever it is; made when there is none |
 | a folder | the table in this folder; `TeacherError` when it holds something else |
 | a `TeacherTable` | itself |
@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from distillation.table.inputs import ImageInputs, Inputs
 from distillation.table.teacher_table import TeacherTable
 from distillation.teacher import as_teacher
 
-ONLINE = (None, False, "", "none")
+ONLINE = (None, False, "", "none", "off")
 
 
 def tables_root(root: str | os.PathLike | None = None) -> Path:
@@ -63,3 +64,34 @@ def with_table(
     else:
         folder = Path(teacher_table).expanduser()
     return TeacherTable(teacher, folder, inputs, execution=execution, **options)
+
+
+def with_tables(
+    teacher: Any,
+    teacher_table: str | os.PathLike | bool | None,
+    loaders: Mapping[str, Any],
+    **options: Any,
+) -> dict[str, TeacherSource]:
+    """`with_table` for several loaders by name: `{"train": …, "test": …}`, one source each.
+
+    The keys of a batch count within its own data set, so training and test images need a table
+    each: ask the source of the loader that a batch came from. A folder gets a subfolder for each
+    name. Every source is the caller's to `release()`.
+    """
+    if isinstance(teacher_table, TeacherTable):
+        raise ConfigError(
+            f"teacher_table: one table cannot answer for {', '.join(loaders)}; give 'auto' or a "
+            "folder"
+        )
+    sources: dict[str, TeacherSource] = {}
+    try:
+        for name, loader in loaders.items():
+            place = teacher_table
+            if place not in ONLINE and place is not True and place != "auto":
+                place = Path(place) / name
+            sources[name] = with_table(teacher, place, loader, **options)
+    except BaseException:
+        for source in sources.values():
+            source.release()
+        raise
+    return sources

@@ -1,0 +1,131 @@
+"""One option in every door, and what it changes: nothing but the time a step takes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from table_case import make_teacher, make_views
+from torch.nn import functional as F
+
+from distillation.data import TensorLoader, digits
+from distillation.distiller import Distiller
+from distillation.errors import ConfigError
+from distillation.losses import LogitsDistillationLoss, StaticLossBalancer
+from distillation.models.digits import DigitsSmallModel
+from distillation.table import ImageInputs, TeacherTable, with_table, with_tables
+from distillation.teacher import FrozenTeacher, TeacherSource
+
+
+class RoundedOnline(TeacherSource):
+    """The teacher run in every step, its logits rounded to fp16: what a table must equal."""
+
+    def __init__(self, teacher):
+        self.teacher = FrozenTeacher(teacher)
+
+    fingerprint = property(lambda self: self.teacher.fingerprint)
+
+    def __call__(self, *args, sample=None, view=None, **kwargs):
+        return self.teacher(*args, **kwargs).half().float()
+
+
+def train(teacher, loader, *, keys_with_loss=False, epochs=2):
+    """A student's weights after some epochs of plain distillation, fp32 on the CPU."""
+    torch.manual_seed(1)
+    student = DigitsSmallModel().train()
+    distiller = Distiller(
+        student, teacher, LogitsDistillationLoss(temperature=4.0), StaticLossBalancer(0.9)
+    )
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1, momentum=0.9)
+    for epoch in range(epochs):
+        for batch in loader.batches(epoch):
+            keys = {"sample": batch.sample, "view": batch.view}
+            output = distiller.forward(batch.images, **({} if keys_with_loss else keys))
+            label_loss = F.cross_entropy(output, batch.labels)
+            loss = distiller.compute_kd_loss(label_loss, **(keys if keys_with_loss else {}))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    distiller.release()
+    return torch.cat([p.detach().flatten() for p in student.state_dict().values()])
+
+
+@pytest.mark.parametrize("keys_with_loss", [False, True])
+def test_a_student_trained_from_the_table_equals_one_trained_online_bit_for_bit(
+    teacher, loader, tmp_path, keys_with_loss
+):
+    online = train(RoundedOnline(make_teacher()), loader)
+    table = TeacherTable(teacher, tmp_path / "table", ImageInputs.of(loader))
+    cold = train(table, loader, keys_with_loss=keys_with_loss)
+    assert table.count() > 0
+    assert torch.equal(cold, online)
+    warm = train(table, loader, keys_with_loss=keys_with_loss)
+    assert torch.equal(warm, online)
+    table.release()
+
+
+def test_the_student_would_notice_another_view(teacher, loader, tmp_path):
+    """The comparison above can fail: soft targets of one fixed view give another student."""
+
+    class OneView(RoundedOnline):
+        def __call__(self, images, sample=None, view=None):
+            return super().__call__(loader.images(sample, torch.zeros_like(view)))
+
+    assert not torch.equal(train(OneView(teacher), loader), train(RoundedOnline(teacher), loader))
+
+
+def test_off_leaves_the_teacher_online(teacher, loader):
+    for value in (None, False, "", "none", "off"):
+        assert isinstance(with_table(teacher, value, loader), FrozenTeacher)
+
+
+def test_auto_finds_the_table_by_everything_it_depends_on(teacher, loader, images, tmp_path):
+    batch = loader.batch(0, 0)
+    first = with_table(teacher, "auto", loader, root=tmp_path)
+    logits = first(batch.images, sample=batch.sample, view=batch.view)
+    again = with_table(copy.deepcopy(teacher), "auto", loader, root=tmp_path)
+    assert torch.equal(again(batch.images, sample=batch.sample, view=batch.view), logits)
+    assert (again.misses, again.folder) == (0, first.folder)
+    for other in (
+        with_table(make_teacher(seed=1), "auto", loader, root=tmp_path),
+        with_table(teacher, "auto", TensorLoader(images, 64), root=tmp_path),
+        with_table(teacher, "auto", TensorLoader(images, 64, mean=(0.0,)), root=tmp_path),
+    ):
+        assert other.folder != first.folder
+        assert other.count() == 0
+
+
+def test_a_folder_and_a_table_of_ones_own(teacher, loader, tmp_path):
+    table = with_table(teacher, str(tmp_path / "mine"), loader)
+    assert table.folder == tmp_path / "mine"
+    shared = with_table(teacher, table, loader)
+    shared.release()
+    key = {"sample": torch.tensor([0]), "view": torch.tensor([0])}
+    assert table(**key).shape == (1, 10)
+
+
+def test_training_and_test_images_have_a_table_each(teacher, loader, images, tmp_path):
+    test = TensorLoader(
+        digits()[1], 120, shuffle=False, mean=images.mean, std=images.std, channels_last=True
+    )
+    loaders = {"train": loader, "test": test}
+    for value in ("auto", str(tmp_path / "both")):
+        sources = with_tables(teacher, value, loaders, root=tmp_path)
+        for name, own in loaders.items():
+            batch = own.batch(0, 0)
+            got = sources[name](batch.images, sample=batch.sample, view=batch.view)
+            expected = FrozenTeacher(teacher)(batch.images.contiguous()).half().float()
+            assert torch.allclose(got, expected, atol=2e-2)
+        assert sources["train"].folder != sources["test"].folder
+
+
+def test_a_loader_without_keys_is_told_what_to_do(teacher, images):
+    pairs = torch.utils.data.DataLoader([(torch.zeros(1, 8, 8), 0)])
+    with pytest.raises(ConfigError, match=r"batches carry keys \(TensorLoader\), not DataLoader"):
+        with_table(teacher, "auto", pairs)
+    with pytest.raises(ConfigError, match="teacher_table=True: take 'auto'"):
+        with_table(teacher, True, TensorLoader(images, 64, views=make_views()))
+    table = object.__new__(TeacherTable)
+    with pytest.raises(ConfigError, match="one table cannot answer for train, test"):
+        with_tables(teacher, table, {"train": None, "test": None})
