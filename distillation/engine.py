@@ -137,8 +137,7 @@ class Engine(Resumable, ManyProcesses):
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of `loss`, a mean over the samples of this batch."""
-        with self._no_sync():
-            self.scaler.scale(loss if self._weight is None else loss * self._weight).backward()
+        self.scaler.scale(loss if self._weight is None else loss * self._weight).backward()
 
     def optimizer_step(self) -> None:
         """Clip, update and advance the schedule, when the group of micro-batches is complete."""
@@ -154,6 +153,11 @@ class Engine(Resumable, ManyProcesses):
         if self.scheduler is not None:
             self.scheduler.step()
         self.hooks.on_update_end(self)
+
+    @property
+    def group_is_complete(self) -> bool:
+        """Whether this batch is the last of its group, so that `optimizer_step` will update."""
+        return self._group_end
 
     def zero_grad(self) -> None:
         """Clear the gradients, when the group of micro-batches is complete."""
@@ -214,6 +218,7 @@ class Engine(Resumable, ManyProcesses):
         for i, (batch, n) in enumerate(zip(batches, counts, strict=True)):
             self._group_end = i + 1 == len(counts)
             self._weight = None if total is None else n / total
+            self._sync_gradients(self._group_end)
             self.hooks.on_batch_start(self, batch)
             self.samples += everywhere[i]
             self.step(batch, index)
@@ -246,6 +251,7 @@ class Engine(Resumable, ManyProcesses):
         train = self.epoch_meters.compute(self._reduce)
         metrics = {f"{name}.train": value for name, value in train.items()}
         metrics.update(self._extra)
+        self.hooks.on_train_epoch_end(self, metrics)
         last = self.epoch + 1 >= self.epochs or self.stop_training
         if last or (self.epoch + 1) % self.validate_every == 0:
             for split, loader in self.valid_loaders.items():

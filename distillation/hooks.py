@@ -26,6 +26,10 @@ class Hooks:
     def on_update_end(self, engine: Engine) -> None:
         """After each optimizer update, before the gradients are cleared."""
 
+    def on_train_epoch_end(self, engine: Engine, metrics: dict[str, float]) -> None:
+        """After the last training batch of an epoch, before the evaluations; `metrics` may be
+        added to."""
+
     def on_validate_start(self, engine: Engine, split: str) -> None:
         """Before the first batch of an evaluation."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import nn
 
@@ -43,11 +41,13 @@ class ManyProcesses:
         total = self._reduce(torch.tensor(float(sum(counts)), device=self.device))
         return total / processes, [n * processes for n in counts]
 
-    def _no_sync(self) -> AbstractContextManager:
-        wrapped = next(iter(self.wrapped.values()), None)
-        if wrapped is None or self._group_end:
-            return nullcontext()
-        return wrapped.no_sync()
+    def _sync_gradients(self, wanted: bool) -> None:
+        """Exchange gradients in the backward passes to come, or keep them to this process.
+
+        What DDP's `no_sync` does, which would have to hold forward and backward alike.
+        """
+        for wrapped in self.wrapped.values():
+            wrapped.require_backward_grad_sync = wanted
 
     def _write_row(self, meters: Meters, split: str) -> None:
         means = meters.compute(self._reduce)

@@ -7,9 +7,9 @@ import time
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 
-from distillation.checkpoint import load_strict
+from distillation.checkpoint import load_strict, read_checkpoint
 from distillation.errors import CheckpointError
 from distillation.rng import get_rng_state, set_rng_state
 
@@ -17,6 +17,8 @@ _CHECK_EVERY = 16  # updates between two questions to the other processes
 
 
 def _hyperparameters(optimizer: Any) -> list[dict[str, Any]]:
+    if optimizer is None:  # an engine that only evaluates
+        return []
     return [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
 
 
@@ -35,6 +37,7 @@ class Resumable:
     _epoch_rng: dict[str, Any] | None = None
     _step_rng: dict[str, Any] | None = None
     _saved: float = 0.0
+    saved_state: dict[str, Any] | None = None  # what the last checkpoint holds, for `on_checkpoint`
 
     def _remember_hyperparameters(self) -> None:
         # As given, before any step: on resume, what differs from this was changed by the caller
@@ -72,17 +75,26 @@ class Resumable:
             weights = {name: module.state_dict() for name, module in self.modules.items()}
             info = {"epoch": self.epoch, "batch": self.batch, "best": self.best}
             self.recorder.save_checkpoint(self.samples, weights, state, info, best=best)
+        self.saved_state = state
         self.hooks.on_checkpoint(self, best)
 
     def load_last(self) -> bool:
-        """Take up the recorder's last checkpoint; False when there is none yet."""
-        step = self.recorder.last_step()
-        if step is None:
-            self.recorder.rewind(None)
+        """Take up the recorder's last checkpoint; False when there is none yet.
+
+        Only the first process has the recorder; it tells the others where the checkpoint lies.
+        """
+        folder: list[str | None] = [None]
+        if self.recorder is not None:
+            step = self.recorder.last_step()
+            self.recorder.rewind(step)
+            if step is not None:
+                folder = [str(self.recorder.path / "checkpoints" / str(step))]
+        if self.accelerator.num_processes > 1:
+            folder = broadcast_object_list(folder)
+        if folder[0] is None:
             return False
-        checkpoint = self.recorder.load_checkpoint(step)
+        checkpoint = read_checkpoint(folder[0])
         self.load_state_dict(checkpoint.weights, checkpoint.state)
-        self.recorder.rewind(step)
         return True
 
     def load_state_dict(self, weights: dict[str, dict[str, torch.Tensor]], state: dict) -> None:

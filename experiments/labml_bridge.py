@@ -24,6 +24,20 @@ class _NoComputer:
         """Nothing is noted in the home folder."""
 
 
+def _quiet() -> None:
+    """labml's lines and colours are not shown, and nothing is noted in the home folder"""
+    logger_singleton()._Logger__destinations = []
+    computer_configs.computer_singleton = _NoComputer
+
+
+def join_experiment() -> None:
+    """
+    ### labml's experiment in a process that does not record
+    """
+    _quiet()
+    experiment.evaluate()
+
+
 def create_experiment(uuid: str, name: str, comment: str, root: Path) -> None:
     """
     ### Create labml's experiment for a run of the store
@@ -31,9 +45,7 @@ def create_experiment(uuid: str, name: str, comment: str, root: Path) -> None:
     labml's own files (`run.yaml`, `configs.yaml`, `log.jsonl`, `source.diff`) come to lie beside
     the store's, in the same folder; the store never reads them.
     """
-    # labml's lines and colours are not shown
-    logger_singleton()._Logger__destinations = []
-    computer_configs.computer_singleton = _NoComputer
+    _quiet()
     # The runs' root
     lab.configure({"path": str(root), "experiments_path": str(root)})
     # A run that was killed leaves its process id behind, and labml would refuse to go on

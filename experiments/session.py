@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from labml import experiment as labml_experiment
 
 from distillation import runs
 from distillation.devices import make_accelerator
 from experiments.command_line import Options
-from experiments.labml_bridge import create_experiment
+from experiments.labml_bridge import create_experiment, join_experiment
 
 
 @dataclass
@@ -115,7 +114,7 @@ def open_session(
         print(f"recording run {recorder.uuid} in {recorder.path}", flush=True)
     else:
         # Only one process records
-        labml_experiment.evaluate()
+        join_experiment()
     return Session(
         accelerator=accelerator,
         recorder=recorder,

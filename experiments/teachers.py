@@ -22,6 +22,7 @@ def find_teacher(options: Options) -> Run:
     own. Another one is refused: a student has one teacher from its first step to its last.
     """
     if options.resume:
+        # A student that goes on
         own = runs.find(options.resume, root=options.root)
         recorded = own.info.get("teacher") or {}
         spelled = recorded.get("run") or own.parent_uuid
@@ -75,12 +76,14 @@ def check_teacher(conf, run: Run, options: Options) -> float:
     One at chance level has nothing to teach: an accuracy within three standard errors of $1/C$.
     """
     loader = conf.valid_loaders["test"]
-    correct = count = 0
+    accelerator = conf.session.accelerator
+    counts = torch.zeros(2, dtype=torch.long, device=accelerator.device)
     for batch in loader:
-        with conf.session.accelerator.autocast():
+        with accelerator.autocast():
             choice = conf.large(batch.images).argmax(dim=-1)
-        correct += int((choice == batch.labels).sum())
-        count += len(batch.labels)
+        counts += torch.stack([(choice == batch.labels).sum(), counts.new_tensor(len(choice))])
+    # Each process has seen its share
+    correct, count = accelerator.reduce(counts).tolist()
     accuracy, chance = correct / count, 1 / len(conf.images[2].classes)
     if conf.session.is_main:
         print(f"teacher {run.uuid[:8]}: accuracy {accuracy:.4f} on {count} test images", flush=True)
