@@ -1,0 +1,28 @@
+"""The trainer door: `Trainer`, `KDTrainer`, their parameters and callbacks."""
+
+from __future__ import annotations
+
+import importlib
+
+_PUBLIC = {
+    "Accuracy": "metrics",
+    "Callback": "callbacks",
+    "Context": "callbacks",
+    "EarlyStopping": "callbacks",
+    "KDTrainer": "kd_trainer",
+    "Predictions": "prediction",
+    "StudentEMA": "ema",
+    "Top5": "metrics",
+    "Trainer": "trainer",
+    "TrainingParams": "params",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,4 +1,4 @@
-"""What is in a batch: inputs, target, and the keys of the samples, whatever the loader's manners."""
+"""What is in a batch: inputs, target, and the keys of the samples, whatever the loader."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def _groups(
     for name, parameter in trained.items():
         mine = [prefix for prefix in prefixes if name.startswith(prefix)]
         home = max(mine, key=len) if mine else DEFAULT
-        (members[home] if home in members else homeless).append((name, parameter))
+        members.get(home, homeless).append((name, parameter))
     if homeless:
         shown = ", ".join(repr(name) for name, _ in homeless[:5])
         raise ConfigError(

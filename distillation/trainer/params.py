@@ -4,6 +4,7 @@
 The names are those of SuperGradients where it has one.
 """
 
+# ruff: noqa: RUF009 (option() makes a dataclass field)
 from __future__ import annotations
 
 import dataclasses
@@ -456,7 +457,7 @@ class TrainingParams:
         (object, None),
         "Go on with this run: its UUID, its folder, or a `ckpt_latest.pth` or `ckpt_epoch_N.pth` "
         "in it. An epoch's file goes back to that epoch.",
-        example='"logs/my_experiment/3f2a.../ckpt_latest.pth"',
+        example='"logs/my_experiment/3f2a.../ckpt/ckpt_latest.pth"',
         valid="a run UUID or a path into a run's folder",
         **_CKPT,
     )

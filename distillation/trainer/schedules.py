@@ -68,9 +68,9 @@ class Schedule:
         """Count one optimizer update and set the rates of the next."""
         self.updates += 1
         done = self.updates - self.warmup_updates
-        if done > 0 and self.updates < self.end and not self._plateau:
-            if not self.per_epoch or self.updates % self.updates_per_epoch == 0:
-                self.main.step()
+        due = not self.per_epoch or self.updates % self.updates_per_epoch == 0
+        if 0 < done and self.updates < self.end and due and not self._plateau:
+            self.main.step()
         self._set()
 
     def epoch_end(self, metrics: Mapping[str, float]) -> None:

@@ -1,0 +1,135 @@
+"""A teacher that is held outside its KDModule's tree, borrowed when needed and given back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from distillation.distiller import Distiller
+from distillation.teacher import TeacherSource, as_teacher
+
+Adapt = Callable[[tuple, Mapping[str, Any]], tuple[tuple, dict]]
+
+
+class AdaptedTeacher(TeacherSource):
+    """Another source, which sees its inputs through an adapter; keeps its last output."""
+
+    def __init__(self, source: TeacherSource, adapt: Adapt):
+        self.source, self.adapt = source, adapt
+        self.reference, self.run_uuid = source.reference, source.run_uuid
+        self.run_step = source.run_step
+        self.last_output: Any = None
+
+    def __call__(self, *args: Any, sample: Any = None, view: Any = None, **kwargs: Any) -> Any:
+        if not self.keyed:
+            with torch.no_grad():
+                args, kwargs = self.adapt(args, kwargs)
+        self.last_output = self.source(*args, sample=sample, view=view, **kwargs)
+        return self.last_output
+
+    @property
+    def keyed(self) -> bool:
+        return getattr(self.source, "keyed", False)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.source.fingerprint
+
+    @property
+    def module(self) -> nn.Module | None:
+        return self.source.module
+
+    def describe(self) -> dict[str, Any] | None:
+        return self.source.describe()
+
+    def release(self) -> None:
+        self.source.release()
+        self.last_output = None
+
+    def refuse_student(self, student: nn.Module) -> None:
+        self.source.refuse_student(student)
+
+    def train_with(self, mode: bool = True) -> AdaptedTeacher:
+        self.source.train_with(mode)
+        return self
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> AdaptedTeacher:
+        self.source._apply(fn)
+        return self
+
+
+class Guest:
+    """Holds what was given as the teacher; makes its source, and distillers, when asked.
+
+    After `release()` the teacher has its flags back; the next use borrows it again. A deepcopy
+    shares the teacher.
+    """
+
+    def __init__(
+        self, given: Any, *, mode: str, adapt: Adapt, criterion: Any = None, loss_balancer: Any
+    ):
+        self.given, self.mode, self.adapt = given, mode, adapt
+        self.criterion, self.loss_balancer = criterion, loss_balancer
+        self._source: AdaptedTeacher | None = None
+        self._distillers: dict[int, Distiller] = {}
+        self._training: bool | None = None
+
+    @property
+    def source(self) -> AdaptedTeacher:
+        """The teacher's source, borrowed."""
+        if self._source is None:
+            source = as_teacher(self.given, mode=self.mode)
+            if not isinstance(self.given, nn.Module | TeacherSource | list):
+                # A run or a factory is loaded once; nobody else waits for its flags
+                self.given, source = source, source.share()
+            self._source = AdaptedTeacher(source, self.adapt)
+            if self._training is not None:
+                self._source.train_with(self._training)
+        return self._source
+
+    @property
+    def last_output(self) -> Any:
+        """What the teacher gave last."""
+        return None if self._source is None else self._source.last_output
+
+    def distiller(self, student: nn.Module) -> Distiller:
+        """The core for this student; one is kept for each."""
+        if id(student) not in self._distillers:
+            self._distillers[id(student)] = Distiller(
+                student, self.source, self.criterion, self.loss_balancer, teacher_mode=self.mode
+            )
+        return self._distillers[id(student)]
+
+    def train_with(self, mode: bool) -> None:
+        """The student went into this mode."""
+        self._training = mode
+        self.source.train_with(mode)
+
+    def apply(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Move the teacher as the student is moved, with what belongs to its losses."""
+        self.source._apply(fn)
+        for distiller in self._distillers.values():
+            distiller.loss_modules._apply(fn)
+            if distiller.loss_balancer is not None:
+                distiller.loss_balancer._apply(fn)
+
+    def release(self) -> None:
+        """Give the teacher its flags back."""
+        for distiller in self._distillers.values():
+            distiller.release()
+        self._distillers = {}
+        if self._source is not None:
+            self._source.release()
+            self._source = None
+
+    def __deepcopy__(self, memo: dict) -> Guest:
+        return Guest(
+            self.given,
+            mode=self.mode,
+            adapt=self.adapt,
+            criterion=self.criterion,
+            loss_balancer=self.loss_balancer,
+        )

@@ -1,0 +1,88 @@
+"""Loaders of several processes: each process gets its share of every global batch.
+
+A DataLoader is dealt out by Accelerate: process p of P takes its batches p, p + P, …, so P
+processes with batch size b see what one process sees with batch size P·b. Our own loaders, whose
+batch size counts the whole batch of a step, cut each batch into P parts.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import DataLoader, IterableDataset
+
+from distillation.data.order import EpochLoader
+from distillation.errors import ConfigError
+
+
+def share(loader: Iterable, accelerator: Accelerator, *, training: bool, seed: int) -> Iterable:
+    """This process's part of the loader; the loader itself when there is one process.
+
+    In training the last round is filled up from the beginning, so that every process makes the
+    same number of steps; in evaluation nothing is seen twice. A loader that Accelerate prepared
+    already is taken as it is.
+    """
+    processes, rank = accelerator.num_processes, accelerator.process_index
+    if processes == 1:
+        return loader
+    if isinstance(loader, EpochLoader):
+        return _part_of(loader, processes, rank)
+    if type(loader).__module__.startswith("accelerate."):
+        return loader
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        raise ConfigError(
+            f"with {processes} processes a {type(loader).__name__} cannot be shared out; give a "
+            "DataLoader over a dataset with a length, or prepare it with Accelerate."
+        )
+    if not training and len(loader) < processes:
+        return loader  # every process evaluates all of it: the means are the same
+    return prepare_data_loader(
+        loader,
+        num_processes=processes,
+        process_index=rank,
+        put_on_device=False,
+        even_batches=training,
+        use_seedable_sampler=True,
+        data_seed=seed,
+    )
+
+
+def _part_of(loader: EpochLoader, processes: int, rank: int) -> EpochLoader:
+    if loader.world_size == processes and loader.rank == rank:
+        return loader
+    if loader.world_size != 1:
+        raise ConfigError(
+            f"the loader is made for process {loader.rank} of {loader.world_size}, this is "
+            f"{rank} of {processes}"
+        )
+    part = copy.copy(loader)
+    part.rank, part.world_size = rank, processes
+    return part
+
+
+def length(loader: Iterable) -> int | None:
+    """Number of batches, or None where the loader cannot tell."""
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def average_gradients(parameters: list[torch.nn.Parameter], processes: int) -> None:
+    """Mean over the processes of gradients that DDP does not see (of losses)."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        torch.distributed.all_reduce(parameter.grad)
+        parameter.grad /= processes
+
+
+def same_start(values: Iterable[Any]) -> None:
+    """Give every process the first one's tensors."""
+    for value in values:
+        torch.distributed.broadcast(value.detach(), 0)

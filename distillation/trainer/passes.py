@@ -1,0 +1,110 @@
+"""The step of evaluation and training, and the metrics of each split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from distillation.engine import Engine
+from distillation.hooks import Hooks
+from distillation.trainer.batches import take_apart, to_device
+from distillation.trainer.callbacks import CallbackList
+from distillation.trainer.metrics import MetricSet, slug
+from distillation.trainer.params import TrainingParams
+from distillation.trainer.task import Task
+
+TEST = "test"
+_BATCH_PHASES = (
+    "on_train_batch_start",
+    "on_train_batch_loss_end",
+    "on_train_batch_backward_end",
+    "on_train_batch_gradient_step_start",
+    "on_train_batch_gradient_step_end",
+    "on_train_batch_end",
+)
+
+
+class Passes(Hooks):
+    """Evaluation passes over a task; `step` is the engine's.
+
+    `metrics` holds one `MetricSet` a split. `results` are those of the last evaluation under full
+    names: `Accuracy`, `KDLogitsLoss/Loss`.
+    """
+
+    engine: Engine
+
+    def __init__(
+        self,
+        task: Task,
+        params: TrainingParams,
+        metrics: dict[str, MetricSet],
+        callbacks: CallbackList,
+        ema_model: torch.nn.Module | None = None,
+    ):
+        self.task, self.params, self.metrics = task, params, metrics
+        self.callbacks, self.ema_model = callbacks, ema_model
+        self.results: dict[str, float] = {}
+        self._told = callbacks.handles(*_BATCH_PHASES)
+        self._told_valid = callbacks.handles(*_phases("validation"), *_phases("test"))
+        self._using: Any = None
+        self._net: Any = None
+
+    def step(self, batch: Any, batch_idx: Any) -> None:
+        """One batch of an evaluation: loss and metrics of the student."""
+        parts = take_apart(to_device(batch, self.engine.device), self.params.batch_adapter)
+        n = parts.size
+        if not n:
+            return
+        split, index = self.engine.split, batch_idx.idx
+        if self._told_valid:
+            fields = {"batch_idx": index, "batch": batch, "inputs": parts.inputs}
+            self.callbacks.call(_phase(split, "batch_start"), **fields, target=parts.target)
+        with self.engine.autocast():
+            output = self.task.forward(self._net, parts)
+        predictions = self.task.predictions(output)
+        loss, values = self.task.loss(predictions, parts.target, self.engine.epoch)
+        self.engine.log(values, n=n)
+        if self.metrics[split].metrics:
+            student = self.task.student_output(predictions)
+            self.metrics[split].update(student, parts.target)
+        if self._told_valid:
+            self.callbacks.call(_phase(split, "batch_end"), preds=predictions, loss=loss)
+
+    def on_validate_start(self, engine: Engine, split: str) -> None:
+        self.metrics[split].reset()
+        self._using = self.task.using(self.ema_model)
+        self._net = self._using.__enter__()
+        self._net.eval()
+        self.callbacks.call(_phase(split, "loader_start"), epoch=engine.epoch, metrics_dict={})
+
+    def on_validate_end(self, engine: Engine, split: str, metrics: dict[str, float]) -> None:
+        self._leave()
+        measured = self.metrics[split].compute()
+        self.results = {
+            **measured,
+            **{
+                name: metrics[f"{slug(name)}.{split}"]
+                for name in self.task.loss_names
+                if f"{slug(name)}.{split}" in metrics
+            },
+        }
+        metrics.update({f"{slug(name)}.{split}": value for name, value in measured.items()})
+        self.callbacks.call(_phase(split, "loader_end"), metrics_dict=dict(self.results))
+
+    def _leave(self) -> None:
+        if self._using is not None:
+            self._using.__exit__(None, None, None)
+        self._using = self._net = None
+
+    def close(self) -> None:
+        """Put back what an evaluation that failed left."""
+        self._leave()
+
+
+def _phases(kind: str) -> list[str]:
+    return [f"on_{kind}_{what}" for what in ("batch_start", "batch_end")]
+
+
+def _phase(split: str, what: str) -> str:
+    return f"on_{'test' if split == TEST else 'validation'}_{what}"

@@ -1,0 +1,233 @@
+"""One training: the step, and what happens at the phases of the engine's loop."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from distillation.checkpoint import load_strict
+from distillation.engine import Engine
+from distillation.trainer import loaders
+from distillation.trainer.batches import take_apart, to_device
+from distillation.trainer.callbacks import CallbackList
+from distillation.trainer.checkpoints import (
+    AVERAGE,
+    BEST,
+    LATEST,
+    BestSnapshots,
+    CheckpointFiles,
+    epoch_file,
+)
+from distillation.trainer.ema import StudentEMA
+from distillation.trainer.metrics import MetricSet, slug
+from distillation.trainer.params import TrainingParams
+from distillation.trainer.passes import Passes
+from distillation.trainer.schedules import Schedule
+from distillation.trainer.task import Task
+from distillation.trainer.trackers import Trackers
+
+TRAIN = "train"
+
+
+class Training(Passes):
+    """What `Trainer.train` puts into the engine: its step and its hooks.
+
+    The parts are made by `distillation.trainer.setup`; here they meet.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        params: TrainingParams,
+        metrics: dict[str, MetricSet],
+        callbacks: CallbackList,
+        *,
+        schedule: Schedule,
+        ema: StudentEMA | None,
+        files: CheckpointFiles | None,
+        snapshots: BestSnapshots | None,
+        trackers: Trackers | None,
+        watched: str,
+        watched_split: str,
+    ):
+        super().__init__(task, params, metrics, callbacks, ema and ema.module)
+        self.schedule, self.ema, self.files = schedule, ema, files
+        self.snapshots, self.trackers = snapshots, trackers
+        self.watched, self.watched_split = watched, watched_split
+        self.runner: Any = task.net
+        self.outside = task.outside_parameters()
+        self.valid_results: dict[str, float] = {}
+
+    # -- the step
+
+    def step(self, batch: Any, batch_idx: Any) -> None:
+        """One batch, of the training or of an evaluation."""
+        engine = self.engine
+        if not engine.is_train:
+            super().step(batch, batch_idx)
+            return
+        parts = take_apart(to_device(batch, engine.device), self.params.batch_adapter)
+        if self._told:
+            fields = {"batch_idx": batch_idx.idx, "batch": batch, "inputs": parts.inputs}
+            self.callbacks.call("on_train_batch_start", **fields, target=parts.target)
+        with engine.autocast():
+            output = self.task.forward(self.runner, parts)
+        predictions = self.task.predictions(output)
+        loss, values = self.task.loss(predictions, parts.target, engine.epoch)
+        engine.log(values, n=parts.size)
+        if self.metrics[TRAIN].metrics:
+            student = self.task.student_output(predictions)
+            self.metrics[TRAIN].update(student, parts.target)
+        if not self._told:
+            engine.backward(loss)
+            self._update(engine)
+        else:
+            self._told_update(engine, predictions, loss)
+
+    def _update(self, engine: Engine) -> None:
+        if self.outside and engine.group_is_complete and engine.accelerator.num_processes > 1:
+            loaders.average_gradients(self.outside, engine.accelerator.num_processes)
+        engine.optimizer_step()
+        engine.zero_grad()
+
+    def _told_update(self, engine: Engine, predictions: Any, loss: torch.Tensor) -> None:
+        call = self.callbacks.call
+        call("on_train_batch_loss_end", preds=predictions, loss=loss.detach())
+        engine.backward(loss)
+        call("on_train_batch_backward_end")
+        complete = engine.group_is_complete
+        if complete:
+            call("on_train_batch_gradient_step_start")
+        self._update(engine)
+        if complete:
+            call("on_train_batch_gradient_step_end")
+        call("on_train_batch_end")
+        self._heed()
+
+    def _heed(self) -> None:
+        if self.callbacks.context.stop_training:
+            self.engine.stop_training = True
+
+    # -- the phases
+
+    def on_train_start(self, engine: Engine) -> None:
+        if engine.accelerator.num_processes == 1:
+            self._mend_files(engine)
+        self.callbacks.call("on_training_start", epoch=engine.epoch)
+
+    def on_epoch_start(self, engine: Engine) -> None:
+        self.task.net.train()
+        if not engine.batch:
+            self.metrics[TRAIN].reset()
+        self.callbacks.call("on_train_loader_start", epoch=engine.epoch, metrics_dict={})
+
+    def on_update_end(self, engine: Engine) -> None:
+        if self.ema is not None:
+            self.ema.update_parameters(self.task.student)
+
+    def on_train_epoch_end(self, engine: Engine, metrics: dict[str, float]) -> None:
+        measured = self.metrics[TRAIN].compute()
+        results = {
+            **measured,
+            **{
+                name: metrics[f"{slug(name)}.{TRAIN}"]
+                for name in self.task.loss_names
+                if f"{slug(name)}.{TRAIN}" in metrics
+            },
+        }
+        metrics.update({f"{slug(name)}.{TRAIN}": value for name, value in measured.items()})
+        metrics.update(self._rates())
+        self.results = results
+        self.valid_results = {}
+        self.callbacks.call("on_train_loader_end", metrics_dict=dict(results))
+
+    def _rates(self) -> dict[str, float]:
+        groups = self.engine.optimizer.param_groups
+        names = [g.get("name", str(i)) for i, g in enumerate(groups)]
+        if len(set(names)) == 1:
+            return {"learning_rate": float(groups[0]["lr"])}
+        return {f"learning_rate.{n}": float(g["lr"]) for n, g in zip(names, groups, strict=True)}
+
+    def on_validate_end(self, engine: Engine, split: str, metrics: dict[str, float]) -> None:
+        super().on_validate_end(engine, split, metrics)
+        if split == self.watched_split:
+            self.valid_results = dict(self.results)
+
+    def on_epoch_end(self, engine: Engine, metrics: dict[str, float]) -> None:
+        watched = self.valid_results or self.results
+        self.schedule.epoch_end(watched)
+        if self.snapshots is not None and self.watched in watched and self.valid_results:
+            self.snapshots.offer(watched[self.watched], engine.epoch + 1, self._best_weights())
+        self._heed()
+        if self.trackers is not None:
+            self.trackers.log(metrics, step=engine.samples)
+
+    def on_checkpoint(self, engine: Engine, best: bool) -> None:
+        if engine.batch:
+            return  # in the middle of an epoch only the run store's checkpoint is written
+        if best:
+            self.callbacks.call("on_validation_end_best_epoch", metrics_dict=self.valid_results)
+        if self.files is not None:
+            if best:
+                self._write_best(engine, self._best_weights())
+            self._write_whole(engine, LATEST)
+            if engine.epoch in self.params.save_ckpt_epoch_list:
+                self._write_whole(engine, epoch_file(engine.epoch))
+
+    def _write_best(self, engine: Engine, weights: dict[str, torch.Tensor]) -> None:
+        best = engine.best or {}
+        self.files.write(
+            BEST, weights, epoch=best["epoch"] + 1, metrics=engine.metrics, step=best["step"]
+        )
+
+    def _write_whole(self, engine: Engine, name: str) -> None:
+        more: dict[str, Any] = {"state": engine.saved_state, "step": engine.samples}
+        if self.ema is not None:
+            more["ema_net"] = dict(self.ema.module.state_dict())
+        net = self.task.state(self.params.save_teacher)
+        self.files.write(name, net, epoch=engine.epoch, metrics=engine.metrics, **more)
+
+    def _mend_files(self, engine: Engine) -> None:
+        # A training that was killed between the run store's checkpoint and these files
+        if self.files is None or not engine.samples or engine.batch:
+            return
+        engine.saved_state = engine.state_dict()
+        if self.files.step(LATEST) != engine.samples:
+            self._write_whole(engine, LATEST)
+        best = engine.best
+        if best and self.files.step(BEST) != best["step"]:
+            present = engine.recorder.run.checkpoints
+            if best["step"] in present:
+                weights = engine.recorder.load_checkpoint(best["step"]).weights
+                self._write_best(engine, weights.get("ema", weights["model"]))
+
+    def _best_weights(self) -> dict[str, torch.Tensor]:
+        student = self.task.student if self.ema is None else self.ema.module
+        return dict(student.state_dict())
+
+    def on_train_end(self, engine: Engine) -> None:
+        if self.snapshots is not None and self.snapshots.kept:
+            self._average(engine)
+        self.callbacks.call("on_training_end", metrics_dict=dict(self.valid_results))
+
+    def _average(self, engine: Engine) -> None:
+        """Average the best epochs' weights, evaluate and keep them."""
+        engine.accelerator.wait_for_everyone()
+        model = copy.deepcopy(self.task.student)
+        load_strict(model, self.snapshots.average(), what="average of the best epochs")
+        ema, self.ema_model = self.ema_model, model
+        self.callbacks.call("on_average_best_models_validation_start")
+        loader = engine.valid_loaders[self.watched_split]
+        metrics = engine.evaluate(loader, self.watched_split)
+        self.ema_model = ema
+        self.callbacks.call("on_average_best_models_validation_end")
+        values = {f"{name.rpartition('.')[0]}.average_model": v for name, v in metrics.items()}
+        engine.metrics = {**engine.metrics, **values}
+        if engine.recorder is not None:
+            engine.recorder.log(engine.samples, engine.epoch - 1, values)
+        if self.files is not None:
+            weights = dict(model.state_dict())
+            self.files.write(AVERAGE, weights, epoch=engine.epoch, metrics=values)
+            self.snapshots.clear()
