@@ -92,9 +92,12 @@ def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
             if folder.exists():
                 folder.rename(_previous(folder))
             temporary.rename(folder)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
             recover(folder)
+            if isinstance(error, CheckpointError):  # name what the caller knows
+                message = str(error).replace(str(temporary), str(folder))
+                raise CheckpointError(message) from error.__cause__
             raise
         sync_folder(folder.parent)
         if _previous(folder).exists():
@@ -199,10 +202,11 @@ def explained(path: Path) -> Iterator[None]:
 
 def write_error(path: Path, error: OSError) -> CheckpointError:
     """The message for a write to `path` that failed."""
-    advice = "Free some space and save again." if error.errno in _FULL else ""
+    advice = " Free some space and save again." if error.errno in _FULL else ""
     reason = error.strerror or str(error)
-    kept = "what was there before is unchanged" if path.exists() else "nothing was written there"
-    return CheckpointError(f"cannot save {path}: {reason}; {kept}. {advice}".rstrip())
+    return CheckpointError(
+        f"cannot save {path}: {reason}; what was there before is unchanged.{advice}"
+    )
 
 
 def existing(path: Path) -> Path:

@@ -262,6 +262,14 @@ def test_a_missing_file_of_a_checkpoint_is_named(tmp_path, name):
         read_checkpoint(tmp_path / "100")
 
 
+def test_a_state_that_cannot_be_saved_leaves_the_older_checkpoint(tmp_path):
+    write(tmp_path / "100", 1.0)
+    with pytest.raises(CheckpointError, match=r"100/state\.pt: state\['lr'\] is a numpy"):
+        write_checkpoint(tmp_path / "100", {}, {"lr": np.float32(1)})
+    assert value_of(tmp_path / "100") == 1.0
+    assert listing(tmp_path) == ["100"]
+
+
 def test_a_folder_that_is_no_checkpoint_is_an_error(tmp_path):
     with pytest.raises(CheckpointError, match="there is no checkpoint at"):
         read_checkpoint(tmp_path / "100")
@@ -302,10 +310,11 @@ def test_when_a_file_cannot_be_written_whole_the_older_checkpoint_survives(tmp_p
     messages = ours.recv()
     process.join()
 
-    for message, name in zip(messages, ("model.safetensors", "x", "s"), strict=True):
-        assert f"{name}: File too large" in message
-        assert "Free some space and save again" in message
-    assert "what was there before is unchanged" in messages[1]
+    for message, name in zip(messages, ("100/model.safetensors", "x", "s"), strict=True):
+        assert message == (
+            f"cannot save {tmp_path}/{name}: File too large; what was there before is unchanged. "
+            "Free some space and save again."
+        )
     assert value_of(tmp_path / "100") == 1.0
     assert torch.equal(load_tensors(tmp_path / "x")["w"], torch.zeros(2))
     assert load_state(tmp_path / "s") == "older"

@@ -8,10 +8,10 @@ import typer
 
 from distillation.commands import output
 from distillation.commands.output import Json
-from distillation.commands.show import whole_run
 from distillation.runs import Comparison
 from distillation.runs import compare as compare_runs
 from distillation.runs.metrics import is_maximised, is_quiet
+from distillation.runs.store import find_whole
 
 
 def compare(
@@ -26,7 +26,7 @@ def compare(
 
     Example: distill compare 3fa9 b07c
     """
-    comparison = compare_runs([whole_run(name, runs) for name in names])
+    comparison = compare_runs([find_whole(name, runs) for name in names])
     if json:
         output.print_json(comparison.to_dict())
         return

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from distillation.commands import output
-from distillation.commands.show import whole_run
-from distillation.runs import remove
+from distillation.runs.store import find_whole, remove
 
 
 def rm(
@@ -22,6 +21,6 @@ def rm(
 
     Example: distill rm 3fa9
     """
-    for run in [whole_run(name, runs) for name in names]:
+    for run in [find_whole(name, runs) for name in names]:
         remove(run, force=force)
         print(f"removed {run.uuid} ({run.experiment})")

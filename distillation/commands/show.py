@@ -9,11 +9,9 @@ import typer
 
 from distillation.commands import output
 from distillation.commands.output import Json
-from distillation.errors import RunError
 from distillation.runs import Run, store
 from distillation.runs.compare import flat
 from distillation.runs.metrics import best_values, is_quiet
-from distillation.runs.places import parse
 
 
 def show(
@@ -28,7 +26,7 @@ def show(
 
     Example: distill show 3fa9
     """
-    found = whole_run(run, runs)
+    found = store.find_whole(run, runs)
     if json:
         output.print_json(_record(found))
         return
@@ -50,14 +48,6 @@ def show(
     hidden = len(found.summary) - len(names)
     if hidden:
         print(f"and {hidden} of parameters and gradients: --all")
-
-
-def whole_run(text: str, root: str | None) -> Run:
-    """The run that `text` names, for commands to which a step says nothing."""
-    name, step = parse(text)
-    if step is not None:
-        raise RunError(f"{text!r}: this command is about a whole run; say {name!r}")
-    return store.find(name, root)
 
 
 def _facts(run: Run) -> dict[str, object]:

@@ -99,7 +99,7 @@ def resume(
     Raises:
         RunError: there is no such run, or another process is writing it.
     """
-    run = store.find(uuid_or_prefix, root)
+    run = store.find_whole(uuid_or_prefix, root)
     held = lock.hold(run.path)
     try:
         info = Run.read(run.path).info  # as the last writer left it

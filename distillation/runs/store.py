@@ -86,6 +86,14 @@ def find(uuid_or_prefix: str, root: str | os.PathLike | None = None) -> Run:
     return run
 
 
+def find_whole(text: str, root: str | os.PathLike | None = None) -> Run:
+    """`find`, for what is done to a whole run: `RUN@step` is refused. Raises RunError."""
+    name, step = parse(text)
+    if step is not None:
+        raise RunError(f"{text!r} names a step, but this is about the whole run: say {name!r}")
+    return find(name, root)
+
+
 def by_uuid(uuid: str, root: str | os.PathLike | None = None) -> Run | None:
     """The run with exactly this UUID, or None."""
     for folder in run_folders(root):
@@ -110,7 +118,7 @@ def remove(run: Run | str, force: bool = False, root: str | os.PathLike | None =
             not given.
     """
     if not isinstance(run, Run):
-        run = find(run, root)
+        run = find_whole(run, root)
     students = children(run)
     if students and not force:
         raise RunError(

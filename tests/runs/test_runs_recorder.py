@@ -107,6 +107,8 @@ def test_a_killed_run_reads_as_interrupted_and_can_be_resumed(tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.join()
 
+    with pytest.raises(RunError, match="names a step, but this is about the whole run"):
+        runs.resume(f"{uuid}@10", tmp_path)
     assert run.status == "interrupted"
     assert runs.list(tmp_path, status="interrupted")[0].uuid == uuid
     with runs.resume(uuid[:8], tmp_path) as recorder:
