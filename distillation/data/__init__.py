@@ -2,6 +2,7 @@
 
 from distillation.data.cifar import cifar10
 from distillation.data.digits import digits
+from distillation.data.gathering import gather, make_loader
 from distillation.data.images import ImageSet
 from distillation.data.order import Batch, EpochLoader
 from distillation.data.rendering import Rendering
@@ -23,4 +24,6 @@ __all__ = [
     "Views",
     "cifar10",
     "digits",
+    "gather",
+    "make_loader",
 ]
