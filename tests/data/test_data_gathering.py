@@ -66,11 +66,9 @@ def test_an_image_set_is_in_memory_already(train):
 
 
 def test_wrong_datasets_are_named(train):
-    with pytest.raises(
-        DataError, match=r"item 1 of list has shape \(1, 9, 9\), item 0"
-    ):
+    with pytest.raises(DataError, match=r"item 1 of list has shape \(1, 9, 9\), item 0"):
         gather([(torch.zeros(1, 8, 8).byte(), 0), (torch.zeros(1, 9, 9).byte(), 0)])
-    with pytest.raises(DataError, match=r"item 0 of list is torch.float32.*leave the dataset's tra"):
+    with pytest.raises(DataError, match=r"item 0 of list is torch.float32.*leave the"):
         gather([(torch.zeros(1, 8, 8), 0)])
     with pytest.raises(DataError, match="item 0 of list is no pair"):
         gather([torch.zeros(1, 8, 8).byte()])
