@@ -7,6 +7,7 @@ that train it.
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,11 +24,13 @@ class Session:
     ### One run, and where it is trained
 
     * `recorder` writes the run; it is `None` in all processes but the first
+    * `root` is the root of the run store
     * `resumed` says whether the run goes on from a checkpoint
     """
 
     accelerator: Any
     recorder: Any
+    root: Path
     uuid: str
     command: str
     resumed: bool
@@ -118,6 +121,7 @@ def open_session(
     return Session(
         accelerator=accelerator,
         recorder=recorder,
+        root=options.root,
         uuid=recorder.uuid if recorder else "",
         command=f"python -m experiments.{experiment}.{name}",
         resumed=options.resume is not None,

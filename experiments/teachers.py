@@ -80,7 +80,8 @@ def check_teacher(conf, run: Run, options: Options) -> float:
     counts = torch.zeros(2, dtype=torch.long, device=accelerator.device)
     for batch in loader:
         with accelerator.autocast():
-            choice = conf.large(batch.images).argmax(dim=-1)
+            logits = conf.large["test"](batch.images, sample=batch.sample, view=batch.view)
+        choice = logits.argmax(dim=-1)
         counts += torch.stack([(choice == batch.labels).sum(), counts.new_tensor(len(choice))])
     # Each process has seen its share
     correct, count = accelerator.reduce(counts).tolist()

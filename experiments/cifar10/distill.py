@@ -54,6 +54,7 @@ from torch.nn.functional import log_softmax
 
 from distillation.losses import kl_from_log_probabilities
 from distillation.models.vgg import SmallModel
+from distillation.table import Execution, with_tables
 from distillation.teacher import TeacherSource
 from experiments.cifar10 import EVALUATION, NAME, CIFAR10Configs
 from experiments.classification import build_model
@@ -72,8 +73,10 @@ class Configs(CIFAR10Configs):
 
     # The small model
     model: nn.Module = "_small_student_model"
-    # The large model
-    large: TeacherSource
+    # The large model, frozen
+    teacher: TeacherSource
+    # Its outputs, by split: from itself or from a table
+    large: dict = "_large_outputs"
     # KL divergence loss for soft targets: `kl`, or `labml` for the original's
     loss: Callable = "kl"
     # Cross entropy loss for the true labels
@@ -88,11 +91,11 @@ class Configs(CIFAR10Configs):
     soft_targets_weight: float = 0.9
     # Weight of the cross entropy with the true labels
     label_loss_weight: float = 0.1
-    # Where the large model's outputs come from: `off` runs it in each step, `auto` keeps a table
+    # Where the large model's outputs come from: `off` runs it in each step, `auto` or a folder
+    # keeps them in a table, so that it runs once for each view of an image
     teacher_table: str = "off"
 
-    _parts = (*CIFAR10Configs._parts, "large", "loss_func")
-    _choices = {**CIFAR10Configs._choices, "teacher_table": ("off", "auto")}
+    _parts = (*CIFAR10Configs._parts, "teacher", "large", "loss_func")
     _presets = {
         **CIFAR10Configs._presets,
         ("loss", "labml"): {
@@ -116,7 +119,8 @@ class Configs(CIFAR10Configs):
         with self.engine.autocast():
             # Get the output logits, $v_i$, from the large model. A table of its outputs finds
             # them by sample and view.
-            large_logits = self.large(data, sample=batch.sample, view=batch.view)
+            large = self.large[self.engine.split]
+            large_logits = large(data, sample=batch.sample, view=batch.view)
             # Get the output logits, $z_i$, from the small model
             output = self.network(data)
         large_logits, output = large_logits.float(), output.float()
@@ -189,6 +193,23 @@ def _labml(c: Configs):
     return nn.KLDivLoss(log_target=True)
 
 
+@option(Configs.large)
+def _large_outputs(c: Configs):
+    """
+    ### The large model's outputs
+
+    In training each view of an image has its own entry in the table, so what the student learns
+    from is exact: the large model's own logits for the very picture it sees, rounded to fp16.
+    """
+    return with_tables(
+        c.teacher,
+        c.teacher_table,
+        {"train": c.train_loader, **c.valid_loaders},
+        root=c.session.root,
+        execution=Execution(precision=c.precision, channels_last=c.channels_last),
+    )
+
+
 @option(Configs.model)
 def _small_student_model(c: Configs):
     """
@@ -216,7 +237,7 @@ def main(arguments: list[str] | None = None):
         conf = Configs()
         # Set the run, and the large model as it was saved
         conf.session = session
-        conf.large = load_teacher(teacher, session, options)
+        conf.teacher = load_teacher(teacher, session, options)
         # Load configurations
         experiment.configs(conf, options.values)
         # The large model must know more than nothing

@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None):
         conf = Configs()
         # Set the run, and the large model as it was saved
         conf.session = session
-        conf.large = load_teacher(teacher, session, options)
+        conf.teacher = load_teacher(teacher, session, options)
         # Load configurations
         experiment.configs(conf, options.values)
         # The large model must know more than nothing
