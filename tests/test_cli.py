@@ -136,7 +136,7 @@ def test_show_tells_everything_of_a_run(distill, teacher, student):
     assert told["teacher"] == f"{teacher.uuid} (digits_large)"
     assert told["parameters"] == "1198"
     assert told["macs"] == "20,736"
-    assert told["kd.temperature"] == "4"
+    assert told["kd.temperature"] == "4.0"
     assert told["accuracy.test"].split() == ["0.7000", "0.8000", "10"]
     assert told["checkpoints"] == "none"
     assert "param.w.norm" not in out
@@ -155,7 +155,7 @@ def test_show_as_json(distill, teacher, student):
 def test_compare_puts_runs_side_by_side(distill, teacher, student):
     out, _ = distill("compare", teacher.uuid[:6], student.uuid[:6])
     rows = [line.split() for line in out.splitlines()]
-    assert ["kd.temperature", "-", "4"] in rows
+    assert ["kd.temperature", "-", "4.0"] in rows
     assert ["parameters", "1198", "1198"] in rows
     assert ["accuracy.test", "0.8000", "0.7000"] in rows
     assert ["loss.test", "(lowest)", "0.4000", "at", "20", "0.4000", "at", "20"] in rows

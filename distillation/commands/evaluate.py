@@ -57,4 +57,5 @@ def evaluate(
     if json:
         output.print_json(result)
     else:
-        output.print_facts(result)
+        rounded = {k: output.number(v) if isinstance(v, float) else v for k, v in result.items()}
+        output.print_facts(rounded)

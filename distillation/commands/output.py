@@ -52,7 +52,7 @@ def print_heading(heading: str) -> None:
 
 
 def text(value: object) -> str:
-    """A value as the tables show it; an empty one as -."""
+    """A value as the tables show it, floats in full; an empty one as -."""
     if value is None or value == "":
         return "-"
     if isinstance(value, bool):
@@ -60,7 +60,7 @@ def text(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
     if isinstance(value, float):
-        return number(value)
+        return repr(value)
     if isinstance(value, str):
         return " ".join(value.split())
     return json.dumps(jsonable(value))

@@ -40,14 +40,15 @@ def show(
         output.print_heading("metrics")
         output.print_table(
             ["name", "last", "best", "at step"],
-            [
-                [name, output.number(found.summary[name]), *best.get(name, (None, None))]
-                for name in names
-            ],
+            [[name, output.number(found.summary[name]), *_best(best.get(name))] for name in names],
         )
     hidden = len(found.summary) - len(names)
     if hidden:
         print(f"and {hidden} of parameters and gradients: --all")
+
+
+def _best(best: tuple[float, int] | None) -> tuple[object, object]:
+    return (None, None) if best is None else (output.number(best[0]), best[1])
 
 
 def _facts(run: Run) -> dict[str, object]:
