@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distillation.class_swap import made_class, reduced, swapped_class, without
+from distillation.class_swap import made_class, swapped_class, without
 from distillation.distiller import Distiller
 from distillation.errors import DistillationError
 from distillation.teacher import TeacherSource
@@ -165,12 +165,12 @@ class Carried(nn.Module):
         attach(made, replace(kd, distiller=distiller, running=False), cls)
         return made
 
-    def __reduce_ex__(self, protocol: Any) -> tuple:
-        return reduced(self, super().__reduce_ex__(protocol))
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._kd.distiller.rebind()
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise DistillationError(
+            "a converted model is neither pickled nor copied by copy.copy, since the teacher would "
+            "go along: use distillation.save(model, path), model.state_dict(), copy.deepcopy, or "
+            "export(model) first"
+        )
 
     def _replicate_for_data_parallel(self) -> Any:
         raise DistillationError(

@@ -6,7 +6,6 @@ the newest class stands leftmost, and `without` takes ours out of the middle.
 
 from __future__ import annotations
 
-import copyreg
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -71,16 +70,3 @@ def without(cls: type) -> type:
             return known
     body = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
     return type(cls)(name, bases, body)
-
-
-def reduced(instance: Any, parts: tuple) -> tuple:
-    """What `__reduce_ex__` is to give for an instance whose class no pickle can name."""
-    function, args, *rest = parts
-    made = made_class(type(instance))
-    if function is copyreg.__newobj__ and args[0] is made:
-        return (_new, (made.__bases__[0], made.original_cls, *args[1:]), *rest)
-    return parts
-
-
-def _new(mixin: type, original: type, *args: Any) -> Any:
-    return original.__new__(swapped_class(mixin, original), *args)

@@ -291,12 +291,6 @@ class Distiller:
             purge(self.teacher.module)
         self.bind()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self).items() if k not in ("_capture", "last_losses")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, last_losses={})
-
 
 def _keyed(teacher: TeacherSource) -> bool:
     """Whether the teacher, or one of an ensemble, answers by (sample, view)."""
