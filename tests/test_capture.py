@@ -250,28 +250,45 @@ def test_two_captures_on_one_teacher_do_not_see_each_other(x):
 def test_threads_that_share_the_models_get_their_own_records(x):
     student, teacher = Net(), Net()
     taps = [HEAD, SHARED, Tap("teacher", "head")]
-    wrong, start = [], threading.Barrier(4)
+    together = threading.Barrier(3)  # every thread is armed while the others forward
+
+    def meet(*_):
+        together.wait(10)
+
+    handle = student.shared.register_forward_pre_hook(meet)
+    records = [None] * 3
     with Capture({"student": student, "teacher": teacher}, taps) as capture:
 
-        def work(seed):
-            start.wait()
-            for step in range(20):
-                mine = torch.randn(5, 3, generator=torch.Generator().manual_seed(100 * seed + step))
-                with capture.recording():
-                    student(mine)
-                    teacher(mine)
-                record = capture.take()
-                same = torch.equal(record.tensor(HEAD), student(mine))
-                same &= torch.equal(record.tensor(taps[2]), teacher(mine))
-                if not same or len(record.calls(SHARED)) != 2:
-                    wrong.append((seed, step))
+        def work(index):
+            with capture.recording():
+                student((index + 1) * x)
+                teacher((index + 1) * x)
+            records[index] = capture.take()
 
-        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+        threads = [threading.Thread(target=work, args=(index,)) for index in range(3)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert wrong == []
+    handle.remove()
+    for index, record in enumerate(records):
+        assert torch.equal(record.tensor(HEAD), student((index + 1) * x))
+        assert torch.equal(record.tensor(taps[2]), teacher((index + 1) * x))
+        assert [len(record.calls(tap)) for tap in taps] == [1, 2, 1]
+
+
+def test_a_capture_armed_again_inside_itself_goes_on_afterwards(x):
+    model = Net()
+    with Capture({"student": model}, [HEAD]) as capture:
+        with capture.recording() as outer:
+            with capture.recording() as inner:
+                model(2 * x)
+            assert capture.record is outer
+            model(x)
+        assert capture.take() is outer
+        assert torch.equal(outer.tensor(HEAD), model(x))
+        assert torch.equal(inner.tensor(HEAD), model(2 * x))
+        assert len(outer.calls(HEAD)) == len(inner.calls(HEAD)) == 1
 
 
 def test_find_layer_reads_names_of_shared_layers_too():

@@ -108,9 +108,10 @@ def test_mode_reaches_every_kind_of_teacher():
 
 def test_a_failing_member_gives_the_other_members_back():
     model = Net()
-    with pytest.raises(TeacherError):
+    with pytest.raises(TeacherError) as caught:
         as_teacher([model, makes_a_number])
-    assert model.training
+    assert model.training, "while the error, and so its frames, are still held"
+    assert caught.tb is not None
 
 
 @pytest.fixture

@@ -211,7 +211,7 @@ def test_trust_reaches_classmethods_and_imports_what_it_names(tmp_path, monkeypa
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "nets.py").write_text(
-        "import os\nfrom os import system\nfrom torch import nn\n"
+        "import os\nfrom os import system\nfrom numpy import save\nfrom torch import nn\n"
         "def make():\n    return nn.Identity()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -219,12 +219,15 @@ def test_trust_reaches_classmethods_and_imports_what_it_names(tmp_path, monkeypa
     with pytest.raises(TrustError, match="trust="):
         resolve(reference)
     assert isinstance(build(reference, trust=["trusted_package_of_a_test"]), nn.Identity)
-    for name in ("system", "os.system"):
+    for name in ("system", "os.system", "save"):
         with pytest.raises(TrustError):
             resolve(
                 Reference(f"trusted_package_of_a_test.nets:{name}"),
                 trust=["trusted_package_of_a_test"],
             )
+    reexported = "trusted_package_of_a_test.nets:system"
+    with pytest.raises(TrustError, match="Python's own"):
+        resolve(Reference(reexported), trust=[reexported])
 
 
 @pytest.mark.parametrize("target", ["os:system", "builtins:eval", "json:loads"])
