@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -59,28 +60,41 @@ class EpochLoader(ABC):
             raise ConfigError("the data set is empty")
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size}: at least 1 is needed")
-        if not 0 <= rank < world_size:
-            raise ConfigError(f"rank={rank} of world_size={world_size}: take 0 … {world_size - 1}")
-        if batch_size < world_size:
-            raise ConfigError(
-                f"batch_size={batch_size} is the batch of all {world_size} processes together: "
-                "every process needs at least one sample of it"
-            )
         if drop_last and length < batch_size:
             raise ConfigError(
                 f"drop_last with batch_size={batch_size} leaves nothing of {length} samples"
             )
-        tail = 0 if drop_last else length % batch_size
-        if shuffle and 0 < tail < world_size:
-            raise ConfigError(
-                f"the last batch has {tail} of {length} samples for {world_size} processes; take "
-                "drop_last=True or another batch_size"
-            )
         self._length, self.batch_size, self.shuffle, self.seed = length, batch_size, shuffle, seed
-        self.drop_last, self.rank, self.world_size = drop_last, rank, world_size
-        self.device = torch.device(device)
+        self.drop_last = drop_last
+        self._take_share(rank, world_size)
+        self.device = self._order_device = torch.device(device)
         self.epoch = 0
         self._order: tuple[int, Tensor] | None = None
+
+    def part(self, rank: int, world_size: int) -> EpochLoader:
+        """The same loader for one of several processes; what is in memory is shared.
+
+        Raises `ConfigError` as the constructor does.
+        """
+        loader = copy.copy(self)
+        loader._take_share(rank, world_size)
+        return loader
+
+    def _take_share(self, rank: int, world_size: int) -> None:
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank={rank} of world_size={world_size}: take 0 … {world_size - 1}")
+        if self.batch_size < world_size:
+            raise ConfigError(
+                f"batch_size={self.batch_size} is the batch of all {world_size} processes "
+                "together: every process needs at least one sample of it"
+            )
+        tail = 0 if self.drop_last else self._length % self.batch_size
+        if self.shuffle and 0 < tail < world_size:
+            raise ConfigError(
+                f"the last batch has {tail} of {self._length} samples for {world_size} processes; "
+                "take drop_last=True or another batch_size"
+            )
+        self.rank, self.world_size = rank, world_size
 
     def __len__(self) -> int:
         """Batches of an epoch, the same for every rank."""
@@ -103,13 +117,13 @@ class EpochLoader(ABC):
         self.epoch = epoch
 
     def order(self, epoch: int) -> Tensor:
-        """Row numbers in the order of this epoch (int64, on the loader's device)."""
+        """Row numbers in the order of this epoch (int64)."""
         if self._order is None or self._order[0] != epoch:
             if self.shuffle:
                 key = keys.derive(self.seed, "order", epoch)
-                rows = keys.permutation(key, self._length, self.device)
+                rows = keys.permutation(key, self._length, self._order_device)
             else:
-                rows = torch.arange(self._length, device=self.device)
+                rows = torch.arange(self._length, device=self._order_device)
             self._order = (epoch, rows)
         return self._order[1]
 

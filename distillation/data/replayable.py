@@ -69,9 +69,10 @@ class ReplayableLoader(EpochLoader):
             drop_last=drop_last,
             rank=rank,
             world_size=world_size,
+            device=device,
         )
-        # Rows are chosen on the CPU, where the workers are; only finished batches move.
-        self.target = torch.device(device)
+        # Rows are chosen where the workers are; only finished batches move.
+        self._order_device = torch.device("cpu")
         self.dataset, self.rendering, self.keys = dataset, rendering, keys
         self.num_workers, self.pin_memory, self.collate = num_workers, pin_memory, collate
 
@@ -97,12 +98,12 @@ class ReplayableLoader(EpochLoader):
     def _finish(
         self, pair: tuple[Tensor, Tensor], sample: Tensor, epoch: int
     ) -> Batch | tuple[Tensor, Tensor]:
-        images, labels = (t.to(self.target, non_blocking=self.pin_memory) for t in pair)
+        images, labels = (t.to(self.device, non_blocking=self.pin_memory) for t in pair)
         if self.rendering is None:
             view = torch.full_like(sample, epoch)
         else:
             view = self.rendering.views.draw(sample, epoch, self.seed)
-        sample, view = sample.to(self.target), view.to(self.target)
+        sample, view = sample.to(self.device), view.to(self.device)
         if self.rendering is not None:
             images = self._render(images, view, sample)
         return Batch(images, labels, sample, view) if self.keys else (images, labels)

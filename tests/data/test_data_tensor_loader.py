@@ -212,6 +212,17 @@ def test_the_parts_of_all_processes_are_the_batch_of_one(
         assert equal(Batch(*map(torch.cat, zip(*parts, strict=True))), batch)
 
 
+def test_a_loader_gives_a_part_of_itself(train):
+    whole = TensorLoader(train, 64, views=AUGMENT, seed=2)
+    made = TensorLoader(train, 64, views=AUGMENT, seed=2, rank=1, world_size=3)
+    assert equal(whole.part(1, 3).batch(4, 5), made.batch(4, 5))
+    assert len(whole.batch(4, 5).labels) == 64
+    with pytest.raises(ConfigError, match="rank=3 of world_size=3"):
+        whole.part(3, 3)
+    with pytest.raises(ConfigError, match="29 of 1437 samples for 40"):
+        whole.part(0, 40)
+
+
 def test_dropping_the_last_batch(train):
     loader = TensorLoader(train, 100, drop_last=True)
     assert len(loader) == len(list(loader)) == 14
