@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillation import files
@@ -29,6 +29,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
+@settings(deadline=None)
 def test_json_values_survive_a_round_trip(value):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "value.json"

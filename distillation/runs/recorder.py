@@ -141,6 +141,7 @@ class Recorder:
         self._timer: threading.Thread | None = None
         self._summary = metrics.last_values(metrics.read(path / METRICS))
         files.tidy(path / CHECKPOINTS)  # what a killed writer left
+        self._process = os.getpid()
         atexit.register(self._flush_at_exit)
 
     def __repr__(self) -> str:
@@ -202,6 +203,8 @@ class Recorder:
             self._write_info(summary=dict(self._summary))
 
     def _flush_at_exit(self) -> None:
+        if os.getpid() != self._process:
+            return  # a forked child has a copy of the buffer, which is not its to write
         with self._guard:
             if self.open:
                 self._flush()

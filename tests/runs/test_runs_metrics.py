@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillation.errors import ConfigError, RunError
@@ -33,6 +33,7 @@ def write(path: Path, rows) -> None:
 
 
 @given(ROWS)
+@settings(deadline=None)
 def test_rows_survive_a_round_trip_and_what_is_not_finite_is_null(rows):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "metrics.jsonl"
@@ -45,6 +46,7 @@ def test_rows_survive_a_round_trip_and_what_is_not_finite_is_null(rows):
 
 
 @given(ROWS.filter(len), st.floats(0, 1))
+@settings(deadline=None)
 def test_a_file_cut_off_anywhere_reads_as_the_rows_before_and_can_be_continued(rows, part):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "metrics.jsonl"
