@@ -1,0 +1,235 @@
+"""Several students, one stream: each becomes what it would have become alone."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from distillation import runs
+from distillation.data import CropFlip, TensorLoader, digits
+from distillation.errors import CheckpointError, ConfigError, TeacherError
+from distillation.losses import LogitsDistillationLoss, StaticLossBalancer
+from distillation.many import Student, distill_many
+from distillation.models.digits import DigitsLargeModel, DigitsSmallModel
+from distillation.references import Reference, note
+from distillation.table import ImageInputs, TeacherTable
+
+TRAIN, TEST = (part.subset(n) for part, n in zip(digits(), (200, 60), strict=True))
+
+
+def make_loader():
+    views = CropFlip(padding=1, size=8, flip=False)
+    return TensorLoader(TRAIN, 32, views=views, views_per_image=2, seed=4)
+
+
+def make_teacher():
+    torch.manual_seed(99)
+    return DigitsLargeModel().eval()
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+
+
+def cosine(optimizer, steps):
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+
+
+def make_student(kind=DigitsSmallModel, seed=0, temperature=4.0, **options):
+    torch.manual_seed(seed)
+    model = note(kind(), Reference.of(kind))
+    criterion = LogitsDistillationLoss(temperature=temperature)
+    return Student(model, sgd, criterion, schedule=cosine, seed=seed, **options)
+
+
+def make_students():
+    """Another seed, another temperature, another size; the large one draws dropout masks."""
+    return {
+        "small": make_student(),
+        "seed 1": make_student(seed=1),
+        "warm": make_student(temperature=20.0),
+        "large": make_student(DigitsLargeModel),
+        "large too": make_student(DigitsLargeModel, seed=1),
+    }
+
+
+def weights(student):
+    return torch.cat([t.flatten().double() for t in student.model.state_dict().values()])
+
+
+def test_each_student_equals_the_one_trained_alone_bit_for_bit():
+    together = make_students()
+    distill_many(together, make_teacher(), make_loader(), epochs=2)
+    for name, student in make_students().items():
+        distill_many({name: student}, make_teacher(), make_loader(), epochs=2)
+        assert torch.equal(weights(student), weights(together[name])), name
+    assert not torch.equal(weights(together["small"]), weights(together["warm"]))
+
+
+def test_a_student_equals_the_one_of_a_loop_written_by_hand():
+    student = make_student(DigitsLargeModel, seed=3)
+    distill_many({"a": make_student(), "b": student}, make_teacher(), make_loader(), epochs=2)
+
+    by_hand, teacher, loader = make_student(DigitsLargeModel, seed=3), make_teacher(), make_loader()
+    model, loss_fn = by_hand.model.train(), LogitsDistillationLoss(temperature=4.0)
+    optimizer = sgd(model.parameters())
+    schedule = cosine(optimizer, 2 * len(loader))
+    torch.manual_seed(3)
+    for epoch in range(2):
+        for batch in loader.batches(epoch):
+            with torch.no_grad():
+                teacher_logits = teacher(batch.images)
+            output = model(batch.images)
+            loss = 0.9 * loss_fn(output, teacher_logits) + (1 - 0.9) * F.cross_entropy(
+                output, batch.labels
+            )
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+    assert torch.equal(weights(student), weights(by_hand))
+
+
+def test_the_teacher_is_asked_once_for_each_batch(tmp_path):
+    teacher, calls = make_teacher(), []
+    teacher.register_forward_hook(lambda *_: calls.append(1))
+    distill_many(make_students(), teacher, make_loader(), epochs=1)
+    assert len(calls) == len(make_loader()) == 7
+
+    with TeacherTable(teacher, tmp_path / "table", ImageInputs.of(make_loader())) as table:
+        table.fill()
+        before = len(calls)
+        distill_many(make_students(), table, make_loader(), epochs=3)
+        assert len(calls) == before
+        assert table.count() == 400  # the caller's table is still open
+
+
+def test_the_random_numbers_of_the_caller_are_left_alone():
+    teacher, students = make_teacher(), {"large": make_student(DigitsLargeModel)}
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    distill_many(students, teacher, make_loader(), epochs=1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_metrics_name_the_loss_and_the_split_and_flags_come_back():
+    test = TensorLoader(TEST, 60, shuffle=False, mean=TRAIN.mean, std=TRAIN.std)
+    student, teacher = make_student(), make_teacher()
+    result = distill_many(
+        {"a": student}, teacher, make_loader(), epochs=2, valid_loaders={"test": test}
+    )["a"]
+    assert set(result.metrics[-1]) == {
+        "loss.train",
+        "LogitsDistillationLoss_0.train",
+        "student_loss.train",
+        "accuracy.test",
+        "loss.test",
+    }
+    assert len(result.metrics) == 2
+    with torch.no_grad():
+        student.model.eval()
+        right = student.model(next(iter(test)).images).argmax(-1) == TEST.labels
+    assert result.metrics[-1]["accuracy.test"] == pytest.approx(right.float().mean().item())
+    assert all(p.requires_grad for p in teacher.parameters())
+    assert result.run_uuid is None
+    trained = make_student()
+    distill_many({"a": trained}, teacher, make_loader(), epochs=1)
+    assert trained.model.training
+
+
+def test_each_student_is_a_run_of_the_store(tmp_path):
+    students = {
+        "small": make_student(config={"temperature": 4.0}),
+        "seed 1": make_student(seed=1),
+    }
+    results = distill_many(students, make_teacher(), make_loader(), epochs=2, root=tmp_path)
+    for name, student in students.items():
+        run = runs.find(results[name].run_uuid, tmp_path)
+        assert (run.name, run.status, run.seed) == (name, "completed", student.seed)
+        assert run.curve("loss.train") == (
+            [200, 400],
+            [row["loss.train"] for row in results[name].metrics],
+        )
+        loaded = run.load_model().state_dict()
+        for key, value in student.model.state_dict().items():
+            assert torch.equal(loaded[key], value)
+    assert runs.find(results["small"].run_uuid, tmp_path).config["temperature"] == 4.0
+
+
+class Interrupted(TensorLoader):
+    """A stream that breaks off at one batch."""
+
+    at = (1, 3)
+
+    def batch(self, epoch, i):
+        if (epoch, i) == self.at:
+            raise KeyboardInterrupt
+        return super().batch(epoch, i)
+
+
+@pytest.mark.parametrize("lost_one", [False, True])
+def test_stopped_in_an_epoch_and_resumed_equals_uninterrupted(tmp_path, lost_one):
+    whole = make_students()
+    expected = distill_many(whole, make_teacher(), make_loader(), epochs=2)
+    breaking = make_loader()
+    breaking.__class__ = Interrupted
+    with pytest.raises(KeyboardInterrupt):
+        distill_many(
+            make_students(), make_teacher(), breaking, epochs=2, root=tmp_path, save_seconds=0
+        )
+    found = {run.name: run for run in runs.list(tmp_path)}
+    assert {run.status for run in found.values()} == {"interrupted"}
+    if lost_one:  # as after a kill between two students' checkpoints
+        run = found["warm"]
+        shutil.rmtree(run.path / "checkpoints" / str(run.checkpoints[-1]))
+
+    students = make_students()
+    results = distill_many(
+        students,
+        make_teacher(),
+        make_loader(),
+        epochs=2,
+        root=tmp_path,
+        resume={name: run.uuid for name, run in found.items()},
+    )
+    for name, student in students.items():
+        assert torch.equal(weights(student), weights(whole[name])), name
+        assert results[name].metrics == expected[name].metrics
+        assert len(runs.find(found[name].uuid, tmp_path).metrics) == 2
+
+
+def test_resume_refuses_another_teacher_and_runs_without_a_common_checkpoint(tmp_path):
+    students = {"a": make_student(), "b": make_student(seed=1)}
+    results = distill_many(students, make_teacher(), make_loader(), epochs=1, root=tmp_path)
+    uuids = {name: result.run_uuid for name, result in results.items()}
+    options = {"epochs": 2, "root": tmp_path, "resume": uuids}
+    with pytest.raises(TeacherError, match="teacher of other weights"):
+        distill_many(students, DigitsLargeModel(), make_loader(), **options)
+    shutil.rmtree(runs.find(uuids["b"], tmp_path).path / "checkpoints" / "200")
+    with pytest.raises(CheckpointError, match=r"no checkpoint in common \(a: .*200\]; b: \[.*\]\)"):
+        distill_many(students, make_teacher(), make_loader(), **options)
+
+
+def test_wrong_input_is_named_before_anything_is_trained(tmp_path):
+    teacher, loader, student = make_teacher(), make_loader(), make_student()
+    wrong = [
+        ({}, {}, "at least one student"),
+        ({"a": student, "b": student}, {}, "'a' and 'b' share a trained part"),
+        ({"a": student.model}, {}, "must be a Student, not DigitsSmallModel"),
+        ({"a": student}, {"precision": "bf61"}, "did you mean 'bf16'"),
+        ({"a": student}, {"epochs": 0}, "epochs must be at least 1"),
+        ({"a": student}, {"resume": {"a": "x"}}, "resume needs root="),
+        ({"a": student}, {"resume": {"aa": "x"}, "root": tmp_path}, "did you mean 'a'"),
+    ]
+    for students, options, message in wrong:
+        with pytest.raises(ConfigError, match=message):
+            distill_many(students, teacher, loader, **{"epochs": 1, **options})
+    with pytest.raises(ConfigError, match="cannot start in the middle"):
+        distill_many({"a": student}, teacher, [(0, 1)], epochs=1)
+    same = Student(teacher, sgd, balancer=StaticLossBalancer(0.5))
+    with pytest.raises(TeacherError, match="same object"):
+        distill_many({"a": same}, teacher, loader, epochs=1)
