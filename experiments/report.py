@@ -103,9 +103,16 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([line(cells[0]), rule + "|", *map(line, cells[1:])])
 
 
-def pictures(folder: Path, rows: list[dict[str, Any]], found: dict[str, Run]) -> None:
+def pictures(
+    folder: Path,
+    rows: list[dict[str, Any]],
+    found: dict[str, Run],
+    more: dict[str, list[float]] | None = None,
+) -> None:
     """
     ### Curves and bars
+
+    `more` are further panels of bars: a value for each row, by what they count.
     """
     import matplotlib
 
@@ -129,29 +136,44 @@ def pictures(folder: Path, rows: list[dict[str, Any]], found: dict[str, Run]) ->
     figure.savefig(folder / "curves.png", dpi=120)
     plt.close(figure)
 
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    colors = ["tab:gray" if not row["teacher"] else "tab:blue" for row in rows]
-    values = [100 * row["accuracy"] for row in rows]
-    bars = axes.bar([row["title"] for row in rows], values, color=colors)
-    axes.bar_label(
-        bars, [f"{v:.2f} %\n{row['parameters']:,}" for v, row in zip(values, rows, strict=True)]
+    # All bars begin at zero, so that their lengths can be compared: error rather than accuracy
+    panels = {
+        "test error, %": [100 * (1 - row["accuracy"]) for row in rows],
+        "parameters": [row["parameters"] for row in rows],
+        **(more or {}),
+    }
+    titles = [row["title"] for row in rows]
+    colors = ["tab:blue" if row["teacher"] else "tab:gray" for row in rows]
+    figure, all_axes = plt.subplots(
+        1,
+        len(panels),
+        sharey=True,
+        figsize=(3.2 * len(panels) + 1, 0.45 * len(rows) + 1.2),
+        layout="constrained",
     )
-    low = min(values)
-    axes.set(
-        ylim=(max(0.0, low - 0.3 * (100 - low) - 5), 100),
-        ylabel="test accuracy, %",
-        title="Accuracy and number of parameters",
-    )
-    axes.tick_params(axis="x", labelrotation=15)
+    for axes, (name, values) in zip(all_axes, panels.items(), strict=True):
+        bars = axes.barh(titles, values, color=colors)
+        texts = [f"{v:,.2f}" if isinstance(v, float) else f"{v:,}" for v in values]
+        axes.bar_label(bars, texts, padding=3)
+        axes.set(xlabel=name, xlim=(0, 1.35 * max(values)))
+        axes.spines[["top", "right"]].set_visible(False)
+    all_axes[0].invert_yaxis()
     figure.savefig(folder / "bars.png", dpi=120)
     plt.close(figure)
 
 
 def write_report(
-    folder: Path, title: str, rows: list[dict[str, Any]], found: dict[str, Run], more: str = ""
+    folder: Path,
+    title: str,
+    rows: list[dict[str, Any]],
+    found: dict[str, Run],
+    remark: str = "",
+    bars: dict[str, list[float]] | None = None,
 ) -> str:
     """
     ### Write `report.md`, `report.json`, `curves.png` and `bars.png`; returns the table
+
+    `remark` is a paragraph below the table, `bars` are further panels of the picture.
     """
     shown = table(rows)
     facts = next(iter(found.values())).info
@@ -160,8 +182,7 @@ def write_report(
         "",
         shown,
         "",
-        more,
-        "" if not more else "\n",
+        *([remark, ""] if remark else []),
         "Accuracies are of the last epoch, on all test images; nothing was chosen on them. One "
         f"seed ({rows[0]['seed']}): differences of a point are within the noise of a seed. "
         f"Latency is for one image on one CPU thread. torch {facts['versions']['torch']}, "
@@ -176,7 +197,7 @@ def write_report(
         *[f"| {r['title']} | `{r['run']}` | {r['teacher'] or ''} |" for r in rows],
         "",
     ]
-    pictures(folder, rows, found)
+    pictures(folder, rows, found, bars)
     atomic_json(folder / "report.json", {"title": title, "rows": rows})
     atomic_write(folder / "report.md", "\n".join(lines))
     return shown

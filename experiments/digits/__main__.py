@@ -51,13 +51,14 @@ def main(arguments: list[str] | None = None):
     # How many 3s are right
     threes = int((test.labels == 3).sum())
     right = {row["key"]: round(row["accuracy_per_class"][test.classes[3]] * threes) for row in rows}
-    more = (
+    remark = (
         f"Of the {threes} 3s among the test images, the small model that saw no 3 gets "
         f"{right['small_no_3']} right when it is trained alone and {right['distill_no_3']} when it "
         f"is distilled (the large model, which saw 3s, {right['large']})."
     )
-    print("\n" + write_report(folder, "Distillation on digits", rows, found, more))
-    print("\n" + more)
+    bars = {f"3s right, of {threes}": [right[row["key"]] for row in rows]}
+    print("\n" + write_report(folder, "Distillation on digits", rows, found, remark, bars))
+    print("\n" + remark)
     print(f"\nreport: {folder / 'report.md'}")
 
 
