@@ -20,8 +20,8 @@ def step(batch, batch_idx):
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -32,15 +32,17 @@ from distillation.devices import make_accelerator
 from distillation.errors import ConfigError
 from distillation.hooks import HookList, Hooks
 from distillation.interrupts import StopSignals
-from distillation.meters import Meters, parameter_statistics
+from distillation.meters import Meters
 from distillation.processes import ManyProcesses
 from distillation.replay import BatchIndex, Replay, groups, samples_in
 from distillation.resume import Resumable
+from distillation.step_calls import StepCalls
+from distillation.rng import get_rng_state, set_rng_state
 
 __all__ = ["BatchIndex", "Engine"]
 
 
-class Engine(Resumable, ManyProcesses):
+class Engine(StepCalls, Resumable, ManyProcesses):
     """Trains `modules` by calling `step` on each batch of `train_loader` for `epochs` epochs.
 
     Arguments:
@@ -129,53 +131,6 @@ class Engine(Resumable, ManyProcesses):
         self._weight, self._group_end = None, True
         self._remember_hyperparameters()
 
-    # -- what a step calls ---------------------------------------------------------------------
-
-    def autocast(self) -> AbstractContextManager:
-        """Context for the forward pass in the chosen precision."""
-        return self.accelerator.autocast()
-
-    def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradients of `loss`, a mean over the samples of this batch."""
-        self.scaler.scale(loss if self._weight is None else loss * self._weight).backward()
-
-    def optimizer_step(self) -> None:
-        """Clip, update and advance the schedule, when the group of micro-batches is complete."""
-        if not self._group_end:
-            return
-        if self.clip_grad_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.clip_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.update += 1
-        if self.scheduler is not None:
-            self.scheduler.step()
-        self.hooks.on_update_end(self)
-
-    @property
-    def group_is_complete(self) -> bool:
-        """Whether this batch is the last of its group, so that `optimizer_step` will update."""
-        return self._group_end
-
-    def zero_grad(self) -> None:
-        """Clear the gradients, when the group of micro-batches is complete."""
-        if self._group_end:
-            self.optimizer.zero_grad(set_to_none=True)
-
-    def log(self, values: Mapping[str, torch.Tensor | float], n: int = 1) -> None:
-        """Add the means of `n` samples to the metrics of the current split; no host sync."""
-        self.epoch_meters.add(values, n)
-        if self.is_train and self.log_every:
-            self.step_meters.add(values, n)
-
-    def log_parameters(self, name: str = "model") -> None:
-        """Norm, mean and standard deviation of every parameter and gradient, in the epoch's row."""
-        self._extra.update(parameter_statistics(self.modules[name]))
-
-    # -- the loop ------------------------------------------------------------------------------
-
     def fit(self, resume: bool = False) -> dict[str, float]:
         """Train to the last epoch; with `resume`, from the recorder's last checkpoint on.
 
@@ -183,10 +138,14 @@ class Engine(Resumable, ManyProcesses):
         raise KeyboardInterrupt.
         """
         if resume:
+            if self.recorder is None and self.accelerator.num_processes == 1:
+                raise ConfigError("fit(resume=True) needs the recorder of the run to go on with")
             self.load_last()
         self._saved = time.monotonic()
         with StopSignals() as self._signals:
             self.hooks.on_train_start(self)
+            if resume and self._step_rng is not None:
+                set_rng_state(self._step_rng)  # whatever the hooks have drawn
             while self.epoch < self.epochs and not self.stop_training:
                 self._train_epoch()
                 self._finish_epoch()
@@ -209,7 +168,7 @@ class Engine(Resumable, ManyProcesses):
             # The end of the epoch has its own checkpoint, after the evaluation
             if not group.is_last and self._save_is_due():
                 self.save()
-                if self._signals.received:
+                if self._interrupted:
                     raise KeyboardInterrupt
 
     def _train_group(self, batches: list[Any], index: Any) -> None:
@@ -229,23 +188,36 @@ class Engine(Resumable, ManyProcesses):
                 self._write_row(self.step_meters, "train_step")
 
     def evaluate(self, loader: Iterable, split: str) -> dict[str, float]:
-        """Metrics of one pass over `loader` without gradients; training state is given back."""
-        before = self.is_train, self.split, self.epoch_meters
-        self.is_train, self.split, self.epoch_meters = False, split, Meters()
-        self.hooks.on_validate_start(self, split)
-        index = self.batch_index(None)
-        with torch.no_grad():
-            replay = Replay(loader, 0, 0, None, evaluation=True)
-            index.total = replay.total(self.max_valid_batches)
-            for group in groups(replay, 1, 0, self.max_valid_batches):
-                self.step(group.batches[0], index)
-                self.hooks.on_validate_batch_end(self, split, group.batches[0])
-                index.idx += 1
-        means = self.epoch_meters.compute(self._reduce)
-        metrics = {f"{name}.{split}": value for name, value in means.items()}
-        self.hooks.on_validate_end(self, split, metrics)
-        self.is_train, self.split, self.epoch_meters = before
+        """Metrics of one pass over `loader` without gradients; leaves no trace in the training."""
+        with self._evaluating(split):
+            self.hooks.on_validate_start(self, split)
+            index = self.batch_index(None)
+            with torch.no_grad():
+                replay = Replay(loader, 0, 0, None, evaluation=True)
+                index.total = replay.total(self.max_valid_batches)
+                for group in groups(replay, 1, 0, self.max_valid_batches):
+                    self.step(group.batches[0], index)
+                    self.hooks.on_validate_batch_end(self, split, group.batches[0])
+                    index.idx += 1
+            means = self.epoch_meters.compute(self._reduce)
+            metrics = {f"{name}.{split}": value for name, value in means.items()}
+            self.hooks.on_validate_end(self, split, metrics)
         return metrics
+
+    @contextmanager
+    def _evaluating(self, split: str) -> Iterator[None]:
+        """Puts back what an evaluation changes: random states and training flags among it."""
+        before = self.is_train, self.split, self.epoch_meters
+        rng = get_rng_state()
+        flags = [(part, part.training) for m in self.modules.values() for part in m.modules()]
+        self.is_train, self.split, self.epoch_meters = False, split, Meters()
+        try:
+            yield
+        finally:
+            self.is_train, self.split, self.epoch_meters = before
+            set_rng_state(rng)
+            for part, training in flags:
+                part.training = training
 
     def _finish_epoch(self) -> None:
         train = self.epoch_meters.compute(self._reduce)
@@ -266,5 +238,5 @@ class Engine(Resumable, ManyProcesses):
         self._extra = {}
         self.epoch_meters.reset()
         self.save(best)
-        if self._signals.received and self.epoch < self.epochs:
+        if self._stop_is_asked() and self.epoch < self.epochs:
             raise KeyboardInterrupt
