@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,8 +36,8 @@ from distillation.meters import Meters
 from distillation.processes import ManyProcesses
 from distillation.replay import BatchIndex, Replay, groups, samples_in
 from distillation.resume import Resumable
-from distillation.step_calls import StepCalls
 from distillation.rng import get_rng_state, set_rng_state
+from distillation.step_calls import StepCalls
 
 __all__ = ["BatchIndex", "Engine"]
 
