@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -17,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kills import die_at
 from safetensors.torch import save_file
 from torch import nn
 
@@ -362,7 +364,7 @@ def test_a_kill_while_saving_leaves_the_old_checkpoint_or_the_new_one(tmp_path):
     chance = random.Random(0)
     write(folder, 0.0, size=20_000)
     saved = 0
-    for _ in range(25):
+    for _ in range(12):
         ours, theirs = FORK.Pipe(duplex=False)
         process = FORK.Process(target=_save_for_ever, args=(folder, saved + 1, theirs))
         process.start()
@@ -380,6 +382,31 @@ def test_a_kill_while_saving_leaves_the_old_checkpoint_or_the_new_one(tmp_path):
         saved = int(value_of(folder))
     write(folder, -1.0)
     assert listing(tmp_path) == ["100"]
+
+
+def _save_and_die(folder: Path, operation: int) -> None:
+    die_at(operation)
+    write(folder, 2.0)
+
+
+def test_a_kill_before_any_one_file_operation_leaves_the_old_checkpoint_or_the_new_one(tmp_path):
+    folder = tmp_path / "100"
+    write(folder, 1.0)
+    seen = []
+    for operation in itertools.count(1):
+        process = FORK.Process(target=_save_and_die, args=(folder, operation))
+        process.start()
+        process.join()
+        seen.append(value_of(folder))
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        write(folder, 1.0)
+        assert listing(tmp_path) == ["100"]
+    assert seen[0] == 1.0
+    assert seen[-1] == 2.0
+    assert seen == sorted(seen)
+    assert len(seen) > 20
 
 
 # Modules

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import json
 import math
 import multiprocessing
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kills import die_at
 from torch import nn
 
 from distillation import runs
@@ -290,6 +292,9 @@ def test_rewinding_drops_rows_and_checkpoints_past_the_step(tmp_path):
         assert run.checkpoints == [10, 20]
         assert run.best_step is None
         assert run.summary == {"loss.train": 20.0}
+        save(recorder, 30)
+        assert recorder.run.best_step is None  # this 30 is another one
+        recorder.rewind(20)
         recorder.log(25, 0, {"loss.train": 25.0})
     assert runs.find(recorder.uuid, tmp_path).curve("loss.train")[0] == [10, 20, 25]
 
@@ -316,7 +321,7 @@ def test_a_run_killed_at_any_moment_goes_on_from_a_whole_checkpoint(tmp_path):
     recorder = runs.create("digits", root=tmp_path)
     recorder.finish("interrupted")
     chance = random.Random(1)
-    for _ in range(15):
+    for _ in range(8):
         ours, theirs = FORK.Pipe()
         process = FORK.Process(target=_save_for_ever, args=(tmp_path, theirs))
         process.start()
@@ -337,11 +342,44 @@ def test_a_run_killed_at_any_moment_goes_on_from_a_whole_checkpoint(tmp_path):
         assert last >= saved
         logged = [row["step"] for row in run.metrics]
         assert logged[:last] == list(range(1, last + 1))
-    assert last >= 15
-    with runs.resume(recorder.uuid, tmp_path) as recorder:
-        save(recorder, last + 1)
+    assert last >= 8
+    runs.resume(recorder.uuid, tmp_path).finish()
     left = [p.name for p in (recorder.path / "checkpoints").iterdir()]
     assert all(name.isdecimal() for name in left)
+
+
+def _go_on_and_die(root: Path, uuid: str, operation: int) -> None:
+    die_at(operation)
+    with runs.resume(uuid, root) as recorder:
+        recorder.rewind(10)
+        recorder.log(20, 1, {"loss.train": 20.0})
+        save(recorder, 10)
+        save(recorder, 20)
+
+
+def test_a_run_killed_before_any_one_file_operation_keeps_a_whole_checkpoint(tmp_path):
+    with runs.create("digits", root=tmp_path) as recorder:
+        recorder.log(10, 0, {"loss.train": 10.0})
+        save(recorder, 10)
+        recorder.finish("interrupted")
+    for operation in itertools.count(1):
+        arguments = (tmp_path, recorder.uuid, operation)
+        process = FORK.Process(target=_go_on_and_die, args=arguments)
+        process.start()
+        process.join()
+        run = runs.find(recorder.uuid, tmp_path)
+        last = run.checkpoint()
+        assert last.state["step"] in (10, 20)
+        assert set(last.weights["model"]["w"].tolist()) == {float(last.state["step"])}
+        assert [row["step"] for row in run.metrics] in ([10], [10, 20])
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        assert run.status == "interrupted" or run.ended is not None
+    assert run.status == "completed"
+    assert (run.checkpoints, run.summary) == ([20], {"loss.train": 20.0})
+    assert [p.name for p in (run.path / "checkpoints").iterdir()] == ["20"]
+    assert operation > 40
 
 
 # Models
