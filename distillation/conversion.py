@@ -140,7 +140,7 @@ NAMES = sorted(
         n
         for base in DistillationModel.__mro__[: DistillationModel.__mro__.index(nn.Module)]
         for n in vars(base)
-        if not hasattr(nn.Module, n)
+        if not n.startswith("__") and not hasattr(nn.Module, n)
     }
     | {"_kd", "original_cls"}
 )

@@ -145,6 +145,8 @@ class Distiller:
         view: Any = None,
     ) -> Any:
         """`forward`, calling `student` in the student's place (its class's own forward)."""
+        if _in_backward():
+            return self._run_again(student, args, kwargs)
         record = self._capture.arm()
         try:
             self._check_graph()
@@ -169,6 +171,16 @@ class Distiller:
         output = student(*args, **kwargs)
         record.add(STUDENT_OUTPUT, output)
         return output
+
+    def _run_again(self, student: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """The forward pass again, for an activation checkpoint around the whole student.
+
+        Nothing is recorded: what waits for a loss now is of another forward pass. The teacher runs
+        when the first pass had random numbers or a graph from it.
+        """
+        if getattr(self.teacher, "mode", "eval") != "eval":
+            self.teacher(*args, **kwargs)
+        return student(*args, **kwargs)
 
     def _check_graph(self) -> None:
         if torch.compiler.is_compiling() or torch.is_grad_enabled() or not self.student.training:
@@ -290,6 +302,11 @@ class Distiller:
         if self.teacher.module is not None:
             purge(self.teacher.module)
         self.bind()
+
+
+def _in_backward() -> bool:
+    """Whether autograd is running, so that a forward pass is one of a checkpoint's."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def _keyed(teacher: TeacherSource) -> bool:

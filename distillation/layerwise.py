@@ -107,6 +107,14 @@ class LayerwiseDistiller(Distiller):
             for given in record.calls(Tap(TEACHER, teacher, "input")):
                 record.add(Tap(STUDENT, student), layer(*given.args, **given.kwargs))
 
+    def _run_again(self, student: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        record = self._capture.arm()
+        try:
+            self._run_teacher(record, args, kwargs, None, None)
+            return self._run_student(record, student, args, kwargs)
+        finally:
+            self._capture.clear()
+
     def _run_student(
         self, record: Record, student: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
