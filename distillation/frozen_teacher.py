@@ -14,7 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from distillation.errors import ConfigError, TeacherError
 from distillation.loans import Loan
-from distillation.references import Reference, noted
+from distillation.references import Reference, noted, noted_run
 
 
 class TeacherSource(ABC):
@@ -145,6 +145,8 @@ class FrozenTeacher(TeacherSource):
             )
         self.mode = mode
         self.reference = reference if reference is not None else noted(model)
+        if run_uuid is None:
+            run_uuid, run_step = noted_run(model) or (None, None)
         self.run_uuid = run_uuid
         self.run_step = run_step
         self._loan = Loan(model, mode)

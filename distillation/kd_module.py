@@ -112,7 +112,11 @@ class KDModule(nn.Module):
             criterion=options.get("criterion"),
             loss_balancer=options.get("loss_balancer"),
         )
-        self._guest.distiller(student)  # what does not fit is told now
+        try:
+            self._guest.distiller(student)  # what does not fit is told now
+        except BaseException:
+            self._guest.release()
+            raise
 
     # -- the models
 

@@ -184,6 +184,20 @@ def noted(model: object) -> Reference | None:
     return _notes.get(model) if isinstance(model, nn.Module) else None
 
 
+_runs = WeakIdKeyDictionary()
+
+
+def note_run(model: T, uuid: str, step: int | None = None) -> T:
+    """Remember which run (and which checkpoint of it) the weights of `model` come from."""
+    _runs[model] = (uuid, step)
+    return model
+
+
+def noted_run(model: object) -> tuple[str, int | None] | None:
+    """(UUID, step) of the run that this very object was loaded from, if it was."""
+    return _runs.get(model)
+
+
 def _plain(function: Any) -> Any:
     """The function behind a method, classmethod or staticmethod; anything else is itself."""
     if isinstance(function, classmethod | staticmethod | MethodType):

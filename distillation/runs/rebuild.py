@@ -35,7 +35,7 @@ def load_model(
         model = _build(run, trust)
     loaded = run.checkpoint(step, names=[weights], state=False)
     load_strict(model, loaded.weights[weights], what=f"{weights} of run {run.label} at {step}")
-    return model.to(device).eval()
+    return references.note_run(model.to(device).eval(), run.uuid, step)
 
 
 def _build(run: Run, trust: Iterable) -> nn.Module:

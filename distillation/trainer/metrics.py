@@ -216,7 +216,11 @@ def slug(name: str) -> str:
 
 
 def resolve_watch(
-    wanted: str | None, metrics: MetricSet, losses: list[str], greater: bool | None
+    wanted: str | None,
+    metrics: MetricSet,
+    losses: list[str],
+    greater: bool | None = None,
+    kind: str = "metric_to_watch",
 ) -> tuple[str, bool]:
     """Name and direction (True: maximise) of the metric that chooses the best checkpoint.
 
@@ -232,7 +236,7 @@ def resolve_watch(
     else:
         short = {name.rpartition("/")[2]: name for name in reversed(losses)}
         if wanted not in short:
-            raise ConfigError(unknown("metric_to_watch", wanted, [*names, *short]))
+            raise ConfigError(unknown(kind, wanted, [*names, *short]))
         found = short[wanted]
     if greater is None:
         greater = found not in losses and metrics.higher_is_better(found)

@@ -69,7 +69,7 @@ class Schedule:
         self.updates += 1
         done = self.updates - self.warmup_updates
         due = not self.per_epoch or self.updates % self.updates_per_epoch == 0
-        if 0 < done and self.updates < self.end and due and not self._plateau:
+        if done > 0 and self.updates < self.end and due and not self._plateau:
             self.main.step()
         self._set()
 

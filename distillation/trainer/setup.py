@@ -135,7 +135,8 @@ class Setup:
 
     def _full_name(self, name: str | None) -> str:
         name = name or self.task.loss_names[0]
-        return resolve_watch(name, self.metrics[self.watched_split], self.task.loss_names, None)[0]
+        metrics = self.metrics[self.watched_split]
+        return resolve_watch(name, metrics, self.task.loss_names, kind="metric of lr_mode")[0]
 
     def _callbacks(self) -> CallbackList:
         params = self.params
@@ -146,7 +147,9 @@ class Setup:
             if options.monitor is not None:
                 metrics = self.metrics[self.watched_split]
                 names = self.task.loss_names
-                monitor, greater = resolve_watch(options.monitor, metrics, names, None)
+                monitor, greater = resolve_watch(
+                    options.monitor, metrics, names, kind="metric of early_stopping"
+                )
             if options.mode is not None:
                 greater = options.mode == "max"
             if not self.valid_loaders:

@@ -119,7 +119,7 @@ class Trainer:
         }
         rng = get_rng_state()
         accelerator = make_accelerator(self.device, precision_of(params))
-        self._params, self._train_loader = params, train_loader
+        self._params, self._train_loader, self.run = params, train_loader, None
         try:
             with KeepFlags(task.modules()):
                 seed_everything(params.seed + accelerator.process_index)
@@ -131,6 +131,8 @@ class Trainer:
         finally:
             task.release()
             set_rng_state(rng)
+            if self.run is not None:
+                self.run = Run.read(self.run.path)
 
     def _loop(self, setup: Setup, recorder: Any, config: dict[str, Any]) -> dict[str, float]:
         params = setup.params
@@ -149,7 +151,6 @@ class Trainer:
             training.close()
             if trackers is not None:
                 trackers.finish()
-            self.run = Run.read(recorder.path)
         return self.results
 
     def _take_up(self, engine: Engine, setup: Setup, recorder: Any) -> bool:
