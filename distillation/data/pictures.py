@@ -129,11 +129,10 @@ def _decode_batches(source: Source) -> dict[str, Split]:
 
 def _decode_batch(source: Source, name: str) -> Split:
     content = _unpickle(source, name)
-    pixels, labels = content.get("data"), content.get("labels")
+    pixels, labels = getattr(content.get("data"), "pixels", None), content.get("labels")
     if (
         not isinstance(pixels, np.ndarray)
         or not isinstance(labels, list)
-        or pixels.dtype != np.uint8
         or pixels.shape != (len(labels), 3 * SIZE * SIZE)
     ):
         raise DataError(f"{source.path}: {name} does not hold uint8 images of 3×{SIZE}×{SIZE}")
@@ -161,14 +160,42 @@ def _encode_latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+class _ByteType:
+    """Stands in for numpy's dtype of bytes, the only one that CIFAR-10 has."""
+
+    def __init__(self, name: str, *_: object) -> None:
+        if name not in ("u1", "uint8"):
+            raise DataError(f"is refused: it holds numbers of type {name!r}, pixels are bytes")
+
+    def __setstate__(self, state: object) -> None:
+        """Byte order and alignment, which bytes do not have."""
+
+
+class _Array:
+    """Stands in for a numpy array of bytes: numpy does not check what a pickle makes it of."""
+
+    pixels = None
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, column_major, data = state
+        if not isinstance(dtype, _ByteType):
+            raise DataError("is refused: an array of something else than bytes")
+        data = data.encode("latin1") if isinstance(data, str) else data
+        self.pixels = np.frombuffer(data, np.uint8).reshape(shape, order="CF"[bool(column_major)])
+
+
+def _empty_array(*_: object) -> _Array:
+    return _Array()
+
+
 class _ArraysOnly(pickle.Unpickler):
-    """Loads numbers, strings, containers and numpy arrays; nothing in a file can run code."""
+    """Loads numbers, strings, containers and arrays of bytes; nothing in a file can run code."""
 
     _allowed = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
-        ("numpy._core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _ByteType,
+        ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+        ("numpy._core.multiarray", "_reconstruct"): _empty_array,
         ("_codecs", "encode"): _encode_latin1,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import lzma
 import os
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -25,7 +26,18 @@ BATCHES = "cifar-10-batches-py"
 BATCH_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
 
 _LARGEST = 64 << 20  # bytes of one member: a batch of CIFAR-10 has 31 MB
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, lzma.LZMAError, zlib.error, OSError)
+_DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    lzma.LZMAError,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,  # names that are no UTF-8, sizes that are no numbers
+    RuntimeError,  # encrypted
+    NotImplementedError,  # a compression that zipfile does not know
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -133,7 +145,7 @@ def content_key(path: Path) -> str:
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
-    except (*_DAMAGED, RuntimeError, NotImplementedError) as error:
+    except _DAMAGED as error:
         if isinstance(error, DataError):
             raise
         raise DataError(

@@ -50,6 +50,19 @@ def batches(train: int = 2, test: int = 1) -> dict[str, bytes]:
     return {f"cifar-10-batches-py/{name}": data for name, data in files.items()}
 
 
+def python2_pickle(data: np.ndarray, labels: list[int]) -> bytes:
+    """{"data": data, "labels": labels} as Python 2 pickled it: text is bytes (opcodes U and T)."""
+    rows, columns = data.shape
+    minus_one = b"J\xff\xff\xff\xff"
+    dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN" + 2 * minus_one + b"K\x00tb"
+    shape = b"K" + bytes([rows]) + b"M" + columns.to_bytes(2, "little") + b"\x86"
+    raw = b"T" + data.size.to_bytes(4, "little") + data.tobytes()
+    made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    array = made + b"(K\x01" + shape + dtype + b"\x89" + raw + b"tb"
+    listed = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    return b"\x80\x02}(U\x04data" + array + b"U\x06labels" + listed + b"u."
+
+
 def as_folder(folder: Path, files: dict[str, bytes]) -> Path:
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

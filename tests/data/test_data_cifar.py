@@ -1,6 +1,7 @@
 """CIFAR-10 from every form it comes in, decoded once."""
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from cifar_sources import (
     below,
     pictures,
     pixels,
+    python2_pickle,
 )
 
 from distillation.data import cifar10
@@ -67,6 +69,17 @@ def test_torchvisions_batches(tmp_path, form):
     expected = torch.from_numpy(pixels("train", 3, 1)).permute(2, 0, 1)
     assert torch.equal(train.images[7], expected)
     assert same([test], [cifar10(as_zip(tmp_path / "pictures.zip", pictures()))[1]])
+
+
+def test_pickles_of_python_2(tmp_path):
+    """The files on CIFAR-10's own page were written by it."""
+    files = batches()
+    for name, content in files.items():
+        if not name.endswith("meta"):
+            batch = pickle.loads(content)
+            files[name] = python2_pickle(batch["data"], batch["labels"])
+    old = cifar10(as_folder(tmp_path / "old", files))
+    assert same(old, cifar10(as_folder(tmp_path / "new", batches())))
 
 
 def test_jpeg_is_decoded(tmp_path):

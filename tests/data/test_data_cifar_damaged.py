@@ -5,6 +5,7 @@ import pickle
 import tarfile
 import zipfile
 
+import numpy as np
 import pytest
 from cifar_sources import (
     as_folder,
@@ -185,6 +186,8 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, own_cache):
         (b"no pickle", "data_batch_2 cannot be read"),
         (pickle.dumps([1], protocol=2), "data_batch_2 holds a list"),
         (pickle.dumps({"data": 1, "labels": []}), "does not hold uint8 images"),
+        (pickle.dumps({"data": np.zeros((1, 3072))}, protocol=2), "refused: .* type 'f8'"),
+        (pickle.dumps({"data": np.array([None])}, protocol=2), "refused: .* type 'O8'"),
     ],
 )
 def test_batches_that_hold_something_else(tmp_path, own_cache, content, message):
