@@ -13,6 +13,7 @@ from labml.configs import BaseConfigs, option
 from labml_helpers.train_valid import BatchIndex
 from torch import nn
 
+from distillation.compiling import CompiledCall
 from distillation.data import TensorLoader
 from distillation.engine import Engine
 from distillation.errors import ConfigError
@@ -354,7 +355,7 @@ def _network(c: ClassificationConfigs):
     ### The model as the step calls it
     """
     network = c.engine.wrap("model")
-    return torch.compile(network) if c.compile else network
+    return CompiledCall(network) if c.compile else network
 
 
 @option(ClassificationConfigs.engine)
