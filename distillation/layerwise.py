@@ -101,12 +101,6 @@ class LayerwiseDistiller(Distiller):
 
     # Forward ------------------------------------------------------------------------------
 
-    def _run_teacher(self, record: Record, args: Any, kwargs: Any, sample: Any, view: Any) -> None:
-        super()._run_teacher(record, args, kwargs, sample, view)
-        for (student, teacher), layer in zip(self.criterion.keys, self._layers(), strict=True):
-            for given in record.calls(Tap(TEACHER, teacher, "input")):
-                record.add(Tap(STUDENT, student), layer(*given.args, **given.kwargs))
-
     def _run_again(self, student: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         record = self._capture.arm()
         try:
@@ -130,4 +124,7 @@ class LayerwiseDistiller(Distiller):
             for module in awake:
                 module.training = True
         record.add(STUDENT_OUTPUT, output)
+        for (name, theirs), layer in zip(self.criterion.keys, self._layers(), strict=True):
+            for given in record.calls(Tap(TEACHER, theirs, "input")):
+                record.add(Tap(STUDENT, name), layer(*given.args, **given.kwargs))
         return output

@@ -180,7 +180,12 @@ def _read(path: str | os.PathLike) -> dict[str, Any]:
             f"version {VERSION}"
         )
     about = state.get("distillation")
-    if not isinstance(state.get("student"), Mapping) or not _fits(about, _SHAPE):
+    whole = isinstance(state.get("student"), Mapping) and _fits(about, _SHAPE)
+    if whole and about is not None:
+        criterion = about["criterion"]
+        lengths = {len(criterion[name]) for name in ("pairs", "losses", "names")}
+        whole = len(lengths) == 1 and all(len(pair) == 2 for pair in criterion["pairs"])
+    if not whole:
         raise CheckpointError(f"{path} is not as distillation.save writes it")
     return dict(state)
 
