@@ -130,6 +130,11 @@ class TeacherTable(TeacherSource):
         return self.entries.teacher
 
     @property
+    def layers(self) -> tuple[str, ...]:
+        """The hidden layers whose outputs are stored: what a layer pair may name."""
+        return self.entries.layers
+
+    @property
     def fingerprint(self) -> str:
         """That of the teacher: a student trained from the table was trained by this teacher."""
         return self.entries.identity["teacher"]
