@@ -14,7 +14,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from distillation import checkpoint, recipes
+from distillation import checkpoint, descriptions
 from distillation.conversion import convert, export
 from distillation.criterion import Criterion
 from distillation.distiller import Distiller
@@ -145,14 +145,14 @@ def _described(model: DistillationModel) -> dict[str, Any]:
         },
         "criterion": {
             "pairs": [list(key) for key in keys],
-            "losses": [recipes.describe(loss) for loss in distiller.loss_modules],
+            "losses": [descriptions.describe(loss) for loss in distiller.loss_modules],
             "names": distiller.loss_names,
             "state": _whole(distiller.loss_modules.state_dict()),
         },
         "balancer": None
         if balancer is None
         else {
-            "recipe": recipes.describe(balancer),
+            "recipe": descriptions.describe(balancer),
             "name": type(balancer).__name__,
             "state": _whole(balancer.state_dict()),
         },
@@ -235,7 +235,7 @@ def _criterion(
             f"the file does not say how {', '.join(missing)} is made (a class that cannot be "
             f"imported, or arguments that are not plain); pass criterion= with the pairs {pairs}"
         )
-    losses = [recipes.remade(recipe, **names) for recipe in about["losses"]]
+    losses = [descriptions.remade(recipe, **names) for recipe in about["losses"]]
     return dict(zip(pairs, losses, strict=True))
 
 
@@ -249,7 +249,7 @@ def _balancer(
             f"the file does not say how the balancer {about['name']} is made (a class that cannot "
             "be imported, or arguments that are not plain); pass loss_balancer="
         )
-    return recipes.remade(about["recipe"], **names)
+    return descriptions.remade(about["recipe"], **names)
 
 
 def _teacher(
