@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -86,6 +87,27 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path):
         raise ZeroDivisionError
     assert path.read_text() == "old"
     assert listing(tmp_path) == ["file"]
+
+
+def _write_in_turn(path: Path, letters: str) -> None:
+    for letter in letters:
+        files.atomic_write(path, letter * 3_000_000)
+
+
+def test_a_reader_never_sees_a_part(tmp_path):
+    path = tmp_path / "file"
+    _write_in_turn(path, "a")
+    writer = multiprocessing.get_context("fork").Process(
+        target=_write_in_turn, args=(path, "bcd" * 10)
+    )
+    writer.start()
+    seen = set()
+    while writer.is_alive():
+        text = path.read_text()
+        assert text == text[0] * 3_000_000
+        seen.add(text[0])
+    assert writer.exitcode == 0
+    assert len(seen) > 1
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_that_names_the_file(tmp_path):
