@@ -97,9 +97,13 @@ class Engine(StepCalls, Resumable, ManyProcesses):
             ("accumulate", accumulate, 1),
             ("validate_every", validate_every, 1),
             ("log_every", log_every, 0),
+            ("max_train_batches", 1 if max_train_batches is None else max_train_batches, 1),
+            ("max_valid_batches", 1 if max_valid_batches is None else max_valid_batches, 1),
         ):
-            if not isinstance(value, int) or value < least:
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(f"{name} must be a whole number of at least {least}: {value!r}")
+        if clip_grad_norm is not None and not clip_grad_norm > 0:
+            raise ConfigError(f"clip_grad_norm must be above 0, or None: {clip_grad_norm!r}")
         if watch_mode not in ("max", "min"):
             raise ConfigError(f"watch_mode must be 'max' or 'min', got {watch_mode!r}")
         self.step, self.modules, self.optimizer = step, dict(modules), optimizer
@@ -225,14 +229,15 @@ class Engine(StepCalls, Resumable, ManyProcesses):
         metrics.update(self._extra)
         self.hooks.on_train_epoch_end(self, metrics)
         last = self.epoch + 1 >= self.epochs or self.stop_training
-        if last or (self.epoch + 1) % self.validate_every == 0:
+        validated = last or (self.epoch + 1) % self.validate_every == 0
+        if validated:
             for split, loader in self.valid_loaders.items():
                 metrics.update(self.evaluate(loader, split))
         self.hooks.on_epoch_end(self, metrics)
         self.metrics = metrics
         if self.recorder is not None:
             self.recorder.log(self.samples, self.epoch, metrics)
-        best = self._is_best(metrics)
+        best = self._is_best(metrics, validated)
         self.epoch += 1
         self.batch, self._epoch_rng = 0, None
         self._extra = {}

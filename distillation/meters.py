@@ -31,10 +31,13 @@ class Meters:
                 term = value.detach().reshape(()).to(_wide(value.device)) * n
             else:
                 term = torch.tensor(float(value) * n, dtype=torch.float64)
-            if name in self._sums:
-                self._sums[name] += term.to(self._sums[name].device)
-            else:
+            before = self._sums.get(name)
+            if before is None:
                 self._sums[name] = term.clone()
+            elif before.device.type == "cpu":  # sums from a checkpoint follow the device
+                self._sums[name] = before.to(term.device) + term
+            else:
+                self._sums[name] = before + term.to(before.device)
             self._weights[name] = self._weights.get(name, 0.0) + n
 
     def compute(

@@ -43,10 +43,19 @@ def samples_in(batch: Any) -> int:
     )
 
 
-def _generators(loader: Any) -> list[torch.Generator]:
-    """A DataLoader's own generators, each once."""
+def length_of(loader: Any) -> int | None:
+    """Number of batches of an epoch; None when the loader cannot tell."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
+def own_generators(loader: Any) -> list[torch.Generator]:
+    """A DataLoader's own generators, and those of its samplers, each once."""
     found: list[torch.Generator] = []
-    for owner in (loader, getattr(loader, "sampler", None)):
+    samplers = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+    for owner in (loader, *samplers, getattr(samplers[1], "sampler", None)):
         generator = getattr(owner, "generator", None)
         if isinstance(generator, torch.Generator) and all(generator is not g for g in found):
             found.append(generator)
@@ -59,7 +68,8 @@ class Replay:
     Loaders of `distillation.data` make any batch directly (`batches(epoch, start=)`). Of any other
     loader the epoch is drawn again from the random state in which it began, the first `start`
     batches are passed over, and the state of the step is put back: what follows is what would
-    have followed. For evaluation the global generators are left as they were found.
+    have followed. That is not so for persistent workers, which keep their random state from epoch
+    to epoch where nobody can read it.
     """
 
     def __init__(
@@ -75,27 +85,23 @@ class Replay:
         if start and not self.direct and rng is None:
             raise ConfigError("a loader without batches(epoch, start=) needs its epoch's RNG state")
         resumed = start > 0 and not self.direct
-        self._before = get_rng_state() if evaluation and not self.direct else None
         if not self.direct:
             for owner in (loader, getattr(loader, "sampler", None)):
                 if not evaluation and hasattr(owner, "set_epoch"):
                     owner.set_epoch(epoch)
             if resumed:
                 set_rng_state(rng)
-                for generator, state in zip(_generators(loader), rng["loader"], strict=True):
+                for generator, state in zip(own_generators(loader), rng["loader"], strict=True):
                     generator.set_state(state)
             else:
                 rng = get_rng_state()
-                rng["loader"] = [g.get_state() for g in _generators(loader)]
+                rng["loader"] = [g.get_state() for g in own_generators(loader)]
         self.rng = None if self.direct else rng
 
     def total(self, limit: int | None = None) -> int | None:
         """Number of batches in the epoch, at most `limit`; None when the loader cannot tell."""
-        try:
-            length = len(self.loader)  # type: ignore[arg-type]
-        except TypeError:
-            return limit
-        return length if limit is None else min(length, limit)
+        length = length_of(self.loader)
+        return min((n for n in (length, limit) if n is not None), default=None)
 
     def __iter__(self) -> Iterator[Any]:
         if self.direct:
@@ -108,13 +114,9 @@ class Replay:
                     f"the loader gave {i} batches where the checkpoint has seen {self.start}; "
                     "resume needs the same data and batch size"
                 )
-        try:
-            if self._step_rng is not None:
-                set_rng_state(self._step_rng)
-            yield from iterator
-        finally:
-            if self._before is not None:
-                set_rng_state(self._before)
+        if self._step_rng is not None:
+            set_rng_state(self._step_rng)
+        yield from iterator
 
     _step_rng: dict[str, Any] | None = None
 

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import time
+import warnings
 from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 
 from distillation.checkpoint import load_strict, read_checkpoint
-from distillation.errors import CheckpointError
+from distillation.errors import CheckpointError, ConfigError, unknown
+from distillation.hyperparameters import as_given, plain, take_up
+from distillation.replay import length_of, own_generators
 from distillation.rng import get_rng_state, set_rng_state
 
 _CHECK_EVERY = 16  # updates between two questions to the other processes
-
-
-def _hyperparameters(optimizer: Any) -> list[dict[str, Any]]:
-    if optimizer is None:  # an engine that only evaluates
-        return []
-    return [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-
-
-def _plain(value: Any) -> Any:
-    """A copy made of what a weights_only file may hold."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_plain(v) for v in value)
-    return copy.deepcopy(value)
 
 
 class Resumable:
@@ -37,27 +24,27 @@ class Resumable:
     _epoch_rng: dict[str, Any] | None = None
     _step_rng: dict[str, Any] | None = None
     _saved: float = 0.0
+    _interrupted: bool = False
     saved_state: dict[str, Any] | None = None  # what the last checkpoint holds, for `on_checkpoint`
 
     def _remember_hyperparameters(self) -> None:
-        # As given, before any step: on resume, what differs from this was changed by the caller
-        self._given = {
-            "optimizer": _plain(_hyperparameters(self.optimizer)),
-            "scheduler": _plain(self.scheduler.state_dict()) if self.scheduler else None,
-        }
+        self._given = as_given(self.optimizer, self.scheduler)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the weights, as plain values and tensors."""
-        ranks = [{"rng": get_rng_state(), "epoch_rng": self._epoch_rng}]
+        # Between two epochs nothing but its state says how far a loader's own generator has come
+        own = [g.get_state() for g in own_generators(self.train_loader)]
+        ranks = [{"rng": get_rng_state(), "epoch_rng": self._epoch_rng, "loader": own}]
         if self.accelerator.num_processes > 1:
             ranks = gather_object(ranks)
         return {
             "epoch": self.epoch,
             "batch": self.batch,
+            "batches": length_of(self.train_loader),
             "samples": self.samples,
             "update": self.update,
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+            "scheduler": plain(self.scheduler.state_dict()) if self.scheduler else None,
             "scaler": self.scaler.state_dict(),
             "given": self._given,
             "ranks": ranks,
@@ -86,16 +73,18 @@ class Resumable:
         folder: list[str | None] = [None]
         if self.recorder is not None:
             step = self.recorder.last_step()
-            self.recorder.rewind(step)
             if step is not None:
                 folder = [str(self.recorder.path / "checkpoints" / str(step))]
         if self.accelerator.num_processes > 1:
             folder = broadcast_object_list(folder)
-        if folder[0] is None:
-            return False
-        checkpoint = read_checkpoint(folder[0])
-        self.load_state_dict(checkpoint.weights, checkpoint.state)
-        return True
+        if folder[0] is not None:
+            checkpoint = read_checkpoint(folder[0])
+            self.load_state_dict(checkpoint.weights, checkpoint.state)
+        if self.recorder is not None:
+            self.recorder.rewind(step)  # only now: a checkpoint that cannot be used costs no rows
+            if self.best and self.best["step"] == step != self.recorder.run.best_step:
+                self.save(best=True)  # killed after it was written, before it was noted as best
+        return folder[0] is not None
 
     def load_state_dict(self, weights: dict[str, dict[str, torch.Tensor]], state: dict) -> None:
         """Go on from `state`; hyper-parameters that were given anew win over those in it."""
@@ -112,9 +101,10 @@ class Resumable:
             )
         for name, module in self.modules.items():
             load_strict(module, weights[name], what=f"{name} of the checkpoint")
-        self._load_optimizer(state)
-        self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.batch = state["epoch"], state["batch"]
+        take_up(self.optimizer, self.scheduler, state, self._given, state["update"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.batch = state["epoch"], self._same_share(state)
         self.samples, self.update = state["samples"], state["update"]
         self.best, self.metrics = state["best"], state["metrics"]
         for meters, saved in zip(
@@ -126,35 +116,53 @@ class Resumable:
         mine = ranks[self.accelerator.process_index]
         self._epoch_rng, self._step_rng = mine["epoch_rng"], mine["rng"]
         set_rng_state(self._step_rng)
+        generators = own_generators(self.train_loader)
+        if len(generators) != len(mine["loader"]):
+            raise CheckpointError(
+                f"the loader has {len(generators)} generators of its own, the run was trained "
+                f"with {len(mine['loader'])}; its order cannot be taken up"
+            )
+        for generator, saved in zip(generators, mine["loader"], strict=True):
+            generator.set_state(saved)
 
-    def _load_optimizer(self, state: dict[str, Any]) -> None:
-        given, before = self._given, state["given"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        pairs = zip(given["optimizer"], before["optimizer"], strict=True)
-        for group, (now, then) in zip(self.optimizer.param_groups, pairs, strict=True):
-            reached = group["lr"]
-            group.update({k: v for k, v in now.items() if v != then.get(k)})
-            start, was = now.get("initial_lr", now["lr"]), then.get("initial_lr", then["lr"])
-            if self.scheduler is not None and was:
-                group["lr"] = reached * start / was  # the new rate, as far as the schedule has come
-        if self.scheduler is not None and state["scheduler"] is not None:
-            now, then = given["scheduler"], before["scheduler"] or {}
-            changed = {k: v for k, v in now.items() if v != then.get(k)}
-            self.scheduler.load_state_dict({**state["scheduler"], **changed})
+    def _same_share(self, state: dict[str, Any]) -> int:
+        """Batch to go on with; where the epoch has other batches, after the same share of it."""
+        batch, before, now = state["batch"], state["batches"], length_of(self.train_loader)
+        if not batch or before == now or not before or now is None:
+            return batch
+        share = batch * now // before
+        warnings.warn(
+            f"an epoch has {now} batches, not {before} as before: going on at batch {share}, "
+            f"which is where batch {batch} was",
+            stacklevel=2,
+        )
+        return share
 
     # -- when ----------------------------------------------------------------------------------
 
     def _save_is_due(self) -> bool:
-        due = self._signals.received or time.monotonic() - self._saved > self.save_seconds
-        if self.accelerator.num_processes == 1:
-            return due
-        if self.update % _CHECK_EVERY:  # processes must agree, and asking costs a round trip
-            return False
-        flag = torch.tensor(float(due), device=self.device)
-        return bool(self.accelerator.reduce(flag, reduction="sum").item())
+        due = time.monotonic() - self._saved > self.save_seconds
+        if self.accelerator.num_processes > 1:
+            if self.update % _CHECK_EVERY:  # they must agree, and asking costs a round trip
+                return False
+            flag = torch.tensor(float(due), device=self.device)
+            due = bool(self.accelerator.reduce(flag, reduction="sum").item())
+        return self._stop_is_asked() or due
 
-    def _is_best(self, metrics: dict[str, float]) -> bool:
-        if self.watch is None or self.watch not in metrics:
+    def _stop_is_asked(self) -> bool:
+        """Whether a signal has come, to this process or to another one."""
+        self._interrupted = self._signals.received
+        if self.accelerator.num_processes > 1:
+            flag = torch.tensor(float(self._interrupted), device=self.device)
+            self._interrupted = bool(self.accelerator.reduce(flag, reduction="sum").item())
+        return self._interrupted
+
+    def _is_best(self, metrics: dict[str, float], validated: bool) -> bool:
+        if self.watch is None:
+            return False
+        if self.watch not in metrics:
+            if validated:
+                raise ConfigError(unknown("metric to watch:", self.watch, metrics))
             return False
         value, sign = metrics[self.watch], 1.0 if self.watch_mode == "max" else -1.0
         if value != value or (self.best and sign * value <= sign * self.best["value"]):
