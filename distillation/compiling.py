@@ -13,8 +13,9 @@ from torch._dynamo.exc import TorchDynamoException
 class CompiledCall:
     """Calls `module` compiled; when compiling fails, says so once and calls it as it is.
 
-    Only failures to compile are caught; an error of the model itself is raised by the plain call. Compilation happens
-    on the first call of each shape and mode. `options` are those of `torch.compile`.
+    Only failures to compile are caught; an error of the model itself is raised by the plain call.
+    Compilation happens on the first call of each shape and mode. `options` are those of
+    `torch.compile`.
     """
 
     def __init__(self, module: nn.Module, **options: Any):

@@ -115,7 +115,7 @@ class ClassificationConfigs(BaseConfigs):
     channels_last: bool = True
     # Normalize with the statistics of the batch, as the original does: a poor teacher
     batch_statistics: bool = False
-    # Compile the model with `torch.compile`
+    # Compile the model with `torch.compile`; on a CPU this pair runs no faster for it
     compile: bool = False
 
     # Batches whose gradients make one step of the optimizer
