@@ -17,12 +17,9 @@ from pathlib import Path
 import pytest
 import torch
 from kills import die_at
-from torch import nn
 
 from distillation import runs
-from distillation.errors import CheckpointError, ConfigError, RunError, TrustError
-from distillation.models.digits import DigitsSmallModel
-from distillation.references import Reference
+from distillation.errors import CheckpointError, ConfigError, RunError
 from distillation.runs import metrics
 
 FORK = multiprocessing.get_context("fork")
@@ -380,51 +377,6 @@ def test_a_run_killed_before_any_one_file_operation_keeps_a_whole_checkpoint(tmp
     assert (run.checkpoints, run.summary) == ([20], {"loss.train": 20.0})
     assert [p.name for p in (run.path / "checkpoints").iterdir()] == ["20"]
     assert operation > 40
-
-
-# Models
-
-
-def test_a_model_is_rebuilt_from_its_run(tmp_path):
-    model = DigitsSmallModel()
-    with runs.create("digits", root=tmp_path, model=Reference.of(DigitsSmallModel)) as recorder:
-        recorder.save_checkpoint(10, {"model": model.state_dict()})
-    loaded = runs.find(f"{recorder.uuid}@10", tmp_path).load_model()
-    assert not loaded.training
-    images = torch.rand(4, 1, 8, 8)
-    assert torch.equal(loaded(images), model.eval()(images))
-
-
-def test_the_moving_average_is_taken_where_there_is_one(tmp_path):
-    model, average = nn.Linear(2, 2), nn.Linear(2, 2)
-    weights = {"model": model.state_dict(), "ema": average.state_dict()}
-    with runs.create("digits", root=tmp_path) as recorder:
-        recorder.save_checkpoint(10, weights)
-    run = runs.find(recorder.uuid, tmp_path)
-    assert torch.equal(run.load_model(model=nn.Linear(2, 2)).weight, average.weight)
-    plain = run.load_model(model=nn.Linear(2, 2), weights="model")
-    assert torch.equal(plain.weight, model.weight)
-    with pytest.raises(RunError, match=r"unknown weights 'swa'. Valid: 'ema', 'model'"):
-        run.load_model(model=nn.Linear(2, 2), weights="swa")
-
-
-def test_a_model_whose_making_is_not_recorded_must_be_given(tmp_path):
-    with runs.create("digits", root=tmp_path) as recorder:
-        recorder.save_checkpoint(10, {"model": nn.Linear(2, 2).state_dict()})
-    run = runs.find(recorder.uuid, tmp_path)
-    with pytest.raises(RunError, match="did not record how its model is made"):
-        run.load_model()
-    with pytest.raises(CheckpointError, match=r"weight \(shape \(2, 2\), the model has \(3, 2\)\)"):
-        run.load_model(model=nn.Linear(2, 3))
-
-
-def test_a_run_file_cannot_make_anything_run(tmp_path):
-    with runs.create("digits", root=tmp_path) as recorder:
-        recorder.save_checkpoint(10, {"model": {}})
-        recorder.update(model={"target": "os:mkdir", "args": [str(tmp_path / "x")], "kwargs": {}})
-    with pytest.raises(TrustError, match="os:mkdir"):
-        runs.find(recorder.uuid, tmp_path).load_model()
-    assert not (tmp_path / "x").exists()
 
 
 def test_a_run_is_plain_json_files(tmp_path):
