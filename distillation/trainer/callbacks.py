@@ -142,20 +142,26 @@ class CallbackList:
         for callback in self._by_phase[phase]:
             getattr(callback, phase)(self.context)
 
+    def _named(self) -> dict[str, Any]:
+        # by class and how many of it came before, so that others may come and go
+        names: dict[str, Any] = {}
+        for callback in self.callbacks:
+            kind, number = type(callback).__name__, 0
+            while f"{kind}.{number}" in names:
+                number += 1
+            names[f"{kind}.{number}"] = callback
+        return names
+
     def state_dict(self) -> dict[str, Any]:
-        """States of the callbacks that have one, by position and class."""
-        return {
-            f"{i}.{type(c).__name__}": c.state_dict()
-            for i, c in enumerate(self.callbacks)
-            if hasattr(c, "state_dict")
-        }
+        """States of the callbacks that have one, by class."""
+        named = self._named().items()
+        return {name: c.state_dict() for name, c in named if hasattr(c, "state_dict")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Give the states back; a callback that is new since then starts fresh."""
-        for i, callback in enumerate(self.callbacks):
-            key = f"{i}.{type(callback).__name__}"
-            if key in state:
-                callback.load_state_dict(state[key])
+        for name, callback in self._named().items():
+            if name in state:
+                callback.load_state_dict(state[name])
 
 
 @dataclasses.dataclass

@@ -83,19 +83,10 @@ def make_metric(entry: Any) -> torchmetrics.Metric:
             raise ConfigError(
                 f"metric {entry.__name__} cannot be made with {options!r}: {error}"
             ) from error
-    if callable(entry) and not inspect.isclass(entry):
-        return _call(entry, options)
     raise ConfigError(
         f"a metric must be a name, a torchmetrics class or instance, or {{name: arguments}}, "
         f"not {entry!r}."
     )
-
-
-def _call(factory: Any, options: dict[str, Any]) -> torchmetrics.Metric:
-    metric = factory(**options)
-    if not isinstance(metric, torchmetrics.Metric):
-        raise ConfigError(f"{factory!r} gives {type(metric).__name__}, not a torchmetrics metric.")
-    return metric
 
 
 def _class(name: str) -> type:

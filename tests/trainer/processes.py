@@ -1,0 +1,134 @@
+"""What two gloo processes do in `test_trainer_processes.py`; also run alone, as the reference.
+
+python processes.py ROOT OUT        # with RANK, WORLD_SIZE, … in the environment
+"""
+
+import os
+import sys
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from trainer_kit import Net, NormNet, images, loaders, make, weights
+
+from distillation import KDTrainer
+from distillation.losses import StaticLossBalancer
+from distillation.trainer import Callback, Trainer
+
+PARAMS = {
+    "max_epochs": 10,  # of two batches: 20 steps
+    "initial_lr": 0.1,
+    "optimizer_params": {"momentum": 0.9},
+    "valid_metrics_list": ["Accuracy"],
+    "train_metrics_list": ["Accuracy"],
+    "ema": True,
+    "silent_mode": True,
+    "max_train_batches": 2,
+}
+
+
+class Stop(Callback):
+    """Raises in the fifth epoch, on every process."""
+
+    def on_train_batch_start(self, context):
+        if context.epoch == 4:
+            raise RuntimeError("stopped")
+
+
+class Wrapped(Callback):
+    """Looks for the teacher in what DDP holds."""
+
+    def __init__(self):
+        self.held = None
+
+    def on_training_start(self, context):
+        self.held = len(list(context.net.parameters()))
+
+
+def kd(root, name, student=None, teacher=None, loader=None, kd_arch_params=None, **params):
+    trainer = KDTrainer(name, root)
+    trainer.train(
+        student=student or make(),
+        teacher=teacher or make(Net, width=32, seed=1),
+        kd_arch_params=kd_arch_params,
+        training_params={**PARAMS, **params},
+        train_loader=loader or loaders(32)[0],
+        valid_loader=loaders()[1],
+    )
+    return trainer
+
+
+def ordinary(batch_size):
+    train, _ = images()
+    data = TensorDataset(train.images.float() / 255, train.labels)
+    return DataLoader(data, batch_size=batch_size, shuffle=False)
+
+
+def norm_net(root, name, sync):
+    class Plain(NormNet):
+        def __init__(self):
+            super().__init__()
+            self.drop = nn.Identity()
+
+    net = make(Plain)
+    trainer = Trainer(name, root)
+    params = {"max_epochs": 1, "max_train_batches": 4, "silent_mode": True, "sync_bn": sync}
+    trainer.train(net, params, loaders(32)[0])
+    assert type(net.norm) is nn.BatchNorm2d
+    return net
+
+
+def everything(root, processes):
+    """Results by name: weights and recorded numbers."""
+    found = {}
+    trainer = kd(root, "plain")
+    found["weights"] = weights(trainer.net.student)
+    found["ema"] = weights(trainer.ema_model)
+    for name in ("loss.train", "loss.valid", "accuracy.train", "accuracy.valid"):
+        found[name] = trainer.results[name]
+    found["samples"] = trainer.run.curve("loss.train")[0]
+    found["test"] = trainer.test(test_loader=ordinary(48))["Accuracy"]
+
+    look = Wrapped()
+    kd(root, "accumulated", batch_accumulate=2, phase_callbacks=[look], max_epochs=2)
+    found["held"] = look.held
+    found["accumulated"] = weights(kd(root, "accumulated", batch_accumulate=2).net.student)
+    dealt = kd(root, "dealt", loader=ordinary(32 // processes), max_train_batches=2)
+    found["dealt"] = weights(dealt.net.student)
+
+    arch = {
+        "criterion": {("features", "features"): Projected()},
+        "loss_balancer": StaticLossBalancer(0.5),
+    }
+    layers = kd(root, "layers", kd_arch_params=arch)
+    found["layers"] = weights(layers.net.student)
+
+    found["batch norm"] = weights(norm_net(root, "bn", False))
+    found["sync_bn"] = weights(norm_net(root, "sync", True))
+
+    try:
+        kd(root, "stopped", phase_callbacks=[Stop()])
+    except RuntimeError:
+        found["resumed"] = weights(kd(root, "stopped", resume=True).net.student)
+    return found
+
+
+class Projected(nn.Module):
+    """A loss with a parameter, which starts differently on every process but the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.project = nn.Linear(16, 32, bias=False)
+        with torch.no_grad():
+            rank = int(os.environ.get("RANK", 0))
+            self.project.weight.copy_(torch.eye(32, 16) + rank)
+
+    def forward(self, student, teacher):
+        return nn.functional.mse_loss(self.project(student), teacher)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    results = everything(sys.argv[1], int(os.environ["WORLD_SIZE"]))
+    if os.environ["RANK"] == "0":
+        torch.save(results, sys.argv[2])

@@ -1,0 +1,95 @@
+"""Two processes train what one process trains."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import processes
+import pytest
+import torch
+from trainer_kit import effect_of, make
+
+from distillation import runs
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("two")
+
+
+@pytest.fixture(scope="module")
+def two(root):
+    """What two gloo processes found."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+    common = {
+        **os.environ,
+        "PYTHONPATH": path,
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, str(HERE / "processes.py"), str(root / "runs"), str(root / "two.pt")]
+    started = [
+        subprocess.Popen(
+            command,
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=240)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 0], "\n".join(said)
+    return torch.load(root / "two.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """What one process finds."""
+    return processes.everything(tmp_path_factory.mktemp("one"), 1)
+
+
+@pytest.mark.parametrize("name", ["weights", "ema", "accumulated", "dealt", "layers", "resumed"])
+def test_the_weights_agree_after_twenty_steps(one, two, name):
+    assert (one[name] - two[name]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "name", ["loss.train", "loss.valid", "accuracy.train", "accuracy.valid", "test"]
+)
+def test_metrics_are_gathered(one, two, name):
+    assert two[name] == pytest.approx(one[name], abs=1e-5)
+
+
+def test_samples_are_counted_over_all_processes(one, two):
+    assert two["samples"] == one["samples"]
+
+
+@effect_of("sync_bn")
+def test_batch_norm_sees_its_own_part_unless_it_is_synchronised(one, two):
+    assert (one["sync_bn"] - two["sync_bn"]).abs().max() < 1e-4
+    assert (one["batch norm"] - two["batch norm"]).abs().max() > 1e-3
+
+
+def test_the_teacher_is_not_in_what_the_processes_share(two):
+    assert two["held"] == len(list(make().parameters()))
+
+
+def test_one_run_is_recorded_for_each_training(two, root):
+    assert len(runs.list(root / "runs", experiment="plain")) == 1
+    assert len(runs.list(root / "runs", experiment="stopped")) == 1
+    assert {run.status for run in runs.list(root / "runs")} == {"completed"}
