@@ -47,10 +47,10 @@ def named_loaders(valid_loader: Any) -> dict[str, Any]:
     if not isinstance(valid_loader, Mapping):
         return {"valid": valid_loader}
     for name in valid_loader:
-        if not isinstance(name, str) or name in (TRAIN, "test", "train_step") or "." in name:
+        if not isinstance(name, str) or name in (TRAIN, "train_step") or "." in name:
             raise ConfigError(
                 f"validation loader {name!r} needs another name: a text without '.', and not "
-                "'train', 'train_step' or 'test'."
+                "'train' or 'train_step'."
             )
     return dict(valid_loader)
 

@@ -61,6 +61,7 @@ class Trainer:
             raise ConfigError(f"experiment_name must be a name, not {experiment_name!r}")
         self.experiment_name, self.device, self.comment = experiment_name, device, comment
         self.root = None if ckpt_root_dir is None else Path(ckpt_root_dir)
+        self.about: dict[str, Any] = {}  #: more fields of run.json, set by whoever trains
         self.net: nn.Module | None = None
         self.ema_model: nn.Module | None = None
         self.run: Run | None = None
@@ -96,6 +97,20 @@ class Trainer:
         return self._fit(
             Task(model, params), params, train_loader, valid_loader, additional_configs_to_log
         )
+
+    @classmethod
+    def train_from_config(
+        cls, cfg: Any, *, allow_targets: Iterable[Any] = ()
+    ) -> tuple[nn.Module, dict[str, float]]:
+        """Train as a recipe says, a dict or an OmegaConf config; gives `(net, results)`.
+
+        `distillation.trainer.recipes.train_from_config` says what a recipe holds, and gives the
+        whole trainer. `allow_targets` are `_target_`s beyond the allow-list.
+        """
+        from distillation.trainer.recipes import train_from_config
+
+        trainer = train_from_config(cls, cfg, allow_targets=allow_targets)
+        return trainer.net, trainer.results
 
     def _fit(
         self,
@@ -212,7 +227,7 @@ class Trainer:
                 root=self.root,
             )
         count = sum(p.numel() for p in task.student.parameters())
-        recorder.update(facts={"parameters": count}, **self._about(task))
+        recorder.update(facts={"parameters": count}, **self.about, **self._about(task))
         return recorder
 
     def _about(self, task: Task) -> dict[str, Any]:
