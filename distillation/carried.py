@@ -184,11 +184,13 @@ def attach(model: nn.Module, kd: KD, cls: type) -> None:
 
     A `forward` that was set on the instance moves into `kd`.
     """
-    kd.forward = model.__dict__.pop("forward", None)
-    model.__dict__["_kd"] = kd
+    forward = model.__dict__.get("forward")
     if made_class(cls) is None:
-        cls = swapped_class(cls, type(model), kd.forward)
-    model.__class__ = cls
+        cls = swapped_class(cls, type(model), forward)
+    model.__class__ = cls  # nothing has changed yet when this fails
+    model.__dict__.pop("forward", None)
+    model.__dict__["_kd"] = kd
+    kd.forward = forward
 
 
 def detach(model: nn.Module) -> KD:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss as TorchLoss
 
 from distillation.capture import Record, Tap
@@ -77,6 +77,8 @@ class Pair(NamedTuple):
                 return record.tensor(tap, call=loss.call, select=select)
             loss = loss.loss
         last = record.calls(tap)[-1]
+        if isinstance(last, Tensor):
+            return last
         if not isinstance(loss, DistillationLoss | TorchLoss):
             return last
         return as_tensor(last, _logits(last), what=str(tap))

@@ -68,11 +68,15 @@ class Distiller:
     ):
         if loss_balancer is not None and not isinstance(loss_balancer, nn.Module):
             raise ConfigError(f"loss_balancer must be an nn.Module instance, not {loss_balancer!r}")
+        if isinstance(teacher, TeacherSource) and teacher_mode not in ("eval", mode_of(teacher)):
+            raise ConfigError(
+                f"teacher_mode={teacher_mode!r} comes too late for a teacher that is a source "
+                f"already; make it so, as with FrozenTeacher(model, mode={teacher_mode!r})"
+            )
         self.student = student
         self.criterion = Criterion(criterion)
         self.loss_balancer = loss_balancer
         self.last_losses: dict[str, Tensor] = {}
-        self.teacher_mode = teacher_mode
         self.teacher: TeacherSource = as_teacher(teacher, mode=teacher_mode)
         self._owned = self.teacher is not teacher  # a table cannot be shared out, nor released
         try:
@@ -178,7 +182,7 @@ class Distiller:
         Nothing is recorded: what waits for a loss now is of another forward pass. The teacher runs
         when the first pass had random numbers or a graph from it.
         """
-        if getattr(self.teacher, "mode", "eval") != "eval":
+        if mode_of(self.teacher) != "eval":
             self.teacher(*args, **kwargs)
         return student(*args, **kwargs)
 
@@ -307,6 +311,13 @@ class Distiller:
 def _in_backward() -> bool:
     """Whether autograd is running, so that a forward pass is one of a checkpoint's."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def mode_of(teacher: TeacherSource) -> str:
+    """ "eval", "follow" or "train"; of an ensemble, that of its members."""
+    modes = [mode_of(member) for member in getattr(teacher, "sources", ())]
+    modes.append(getattr(teacher, "mode", "eval"))
+    return next((mode for mode in modes if mode != "eval"), "eval")
 
 
 def _keyed(teacher: TeacherSource) -> bool:

@@ -37,6 +37,11 @@ class KDLossConfig:
     expose_minimal_state_dict: bool = True
     teacher_mode: str = "eval"
 
+    def __post_init__(self) -> None:
+        for name in ("teacher_model", "criterion"):
+            if getattr(self, name) is None:
+                raise ConfigError(f"{name} is missing; give it in the configuration")
+
     @classmethod
     def of(cls, given: KDLossConfig | Mapping[str, Any] | None, mode: str) -> KDLossConfig:
         """`given` as a `KDLossConfig`.
@@ -56,10 +61,7 @@ class KDLossConfig:
         for key in given:
             if key not in names:
                 raise ConfigError(unknown(f"key in the configuration of {mode!r}:", key, names))
-        for name in ("teacher_model", "criterion"):
-            if given.get(name) is None:
-                raise ConfigError(f"mode {mode!r} needs {name}; give it in the configuration")
-        return cls(**given)
+        return cls(**{"teacher_model": None, "criterion": None, **given})
 
 
 def parse_modes(mode: object) -> list[tuple[str, KDLossConfig | None]]:

@@ -92,7 +92,10 @@ class DistillationModel(Carried):
         return self._kd.setting(only_teacher=enable, **({"only_student": False} if enable else {}))
 
     def only_student_forward(self, enable: bool = True) -> AbstractContextManager[None]:
-        """Within this context `forward` runs the student alone; there is no loss to compute."""
+        """Within this context `forward` runs the student alone: validation at its own price.
+
+        There is no loss to compute then.
+        """
         return self._kd.setting(only_student=enable, **({"only_teacher": False} if enable else {}))
 
     def hide_teacher_model(self, enable: bool = True) -> AbstractContextManager[None]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from distillation import checkpoint, descriptions
 from distillation.conversion import convert, export
 from distillation.criterion import Criterion
-from distillation.distiller import Distiller
+from distillation.distiller import Distiller, mode_of
 from distillation.errors import CheckpointError, ConfigError, TeacherError
 from distillation.kd_config import KDLossConfig, build_model
 from distillation.meta_model import DistillationModel
@@ -41,6 +41,12 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(f"save takes a model, not a {type(model).__name__}")
+    inside = [n for n, m in model.named_modules() if n and isinstance(m, DistillationModel)]
+    if inside:
+        raise ConfigError(
+            f"the submodule {inside[0]!r} of this {type(model).__name__} is the converted model; "
+            "save that one"
+        )
     state: dict[str, Any] = {"format": FORMAT, "version": VERSION}
     sharded = any(hasattr(p, "full_tensor") for p in model.parameters())
     if isinstance(model, DistillationModel):
@@ -140,7 +146,7 @@ def _described(model: DistillationModel) -> dict[str, Any]:
         "teacher": {
             "description": teacher.describe(),
             "fingerprint": teacher.fingerprint,
-            "mode": getattr(teacher, "mode", distiller.teacher_mode),
+            "mode": mode_of(teacher),
             "name": type(model.teacher_model).__name__,
         },
         "criterion": {

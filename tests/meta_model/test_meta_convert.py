@@ -7,6 +7,8 @@ import types
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from meta_cases import Net, T, batch, converted, loss_of, make_teacher, pair, portrait
 from torch import nn
 
@@ -19,6 +21,7 @@ from distillation import (
     export,
 )
 from distillation.errors import ConfigError, DistillationError, TeacherError
+from distillation.teacher import FrozenTeacher
 
 
 def config(teacher=None, **more):
@@ -194,7 +197,7 @@ def test_the_teacher_may_not_be_the_student():
         ({"criterion": "kl"}, "'kl'"),
         ({"loss_balancer": 0.5}, "loss_balancer"),
         ({"teacher_mode": "evil"}, "'eval'"),
-        ({"teacher_model": None}, "needs teacher_model"),
+        ({"teacher_model": None}, "teacher_model is missing"),
         ({"teacher_model": lambda: 3}, "int"),
         ({"temperature": 3}, "temperature"),
         ({"critrion": nn.MSELoss()}, "'criterion'"),
@@ -228,10 +231,49 @@ def test_when_a_mode_after_the_export_fails_the_model_is_still_converted():
     assert loss_of(model, *batch()) > 0
 
 
+def test_a_class_that_cannot_be_subclassed_leaves_the_student():
+    class Final(Net):
+        def __init_subclass__(cls):
+            raise TypeError("Final is final")
+
+    student, teacher = Final(), make_teacher()
+    student.forward = types.MethodType(Net.forward, student)
+    before, theirs = portrait(student), portrait(teacher)
+    with pytest.raises(TypeError, match="is final"):
+        converted(student, teacher)
+    assert portrait(student) == before
+    assert portrait(teacher) == theirs
+
+
+def test_the_mode_of_a_source_is_not_changed_afterwards():
+    with pytest.raises(ConfigError, match="mode='follow'"):
+        converted(Net(), FrozenTeacher(make_teacher()), teacher_mode="follow")
+
+
 @pytest.mark.parametrize("mode", ["kd_los", ["kd_loss"], [("kd_loss",)], 3, [3]])
 def test_a_mode_that_is_none_is_named(mode):
     with pytest.raises(ConfigError, match=r"kd_los|mode"):
         convert(Net(), mode=mode)
+
+
+anything = st.recursive(
+    st.none() | st.integers() | st.sampled_from(["kd_loss", "layerwise_kd", "export", "x"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.sampled_from(["kd_loss", "teacher_model", "criterion", "y"]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@given(mode=anything.filter(lambda mode: mode is not None and mode not in ([], {})))
+def test_whatever_mode_is_a_model_is_converted_or_the_error_is_ours(mode):
+    student = Net(2)
+    before = portrait(student)
+    with pytest.raises(DistillationError):
+        convert(student, mode=mode)
+    assert portrait(student) == before
 
 
 def test_mode_and_keywords_together_are_refused():

@@ -253,6 +253,11 @@ def test_a_converted_model_is_not_restored_into(path):
         restore(model, path)
 
 
+def test_a_wrapper_around_a_converted_model_is_not_saved_as_if_it_were_plain(path):
+    with pytest.raises(ConfigError, match=r"'0'.*save that one"):
+        save(nn.Sequential(trained()), path)
+
+
 def test_student_only_takes_nothing_else(path):
     save(trained(), path)
     with pytest.raises(ConfigError, match="student_only"):
