@@ -4,7 +4,6 @@
 Each is a run of its own in a process of its own; the next one finds the teacher by its run UUID.
 """
 
-import argparse
 import importlib
 import json
 import subprocess
@@ -15,7 +14,8 @@ from pathlib import Path
 from distillation import runs
 from distillation.checkpoint import atomic_json
 from distillation.errors import ConfigError, DistillationError, unknown
-from experiments.command_line import SHORT_FORMS
+from distillation.runs.store import by_uuid
+from experiments.command_line import Parser, add_short_forms, given_values
 from experiments.config_check import check, fields
 
 
@@ -41,9 +41,8 @@ class ChainError(DistillationError):
 
 
 def _parse(title: str, arguments: list[str] | None):
-    parser = argparse.ArgumentParser(description=title, allow_abbrev=False)
-    for flag, (key, text) in SHORT_FORMS.items():
-        parser.add_argument(flag, dest=key, metavar="VALUE", help=text)
+    parser = Parser(description=title, allow_abbrev=False)
+    add_short_forms(parser)
     parser.add_argument("--runs", metavar="ROOT", help="root of the run store (else ./logs)")
     parser.add_argument(
         "--resume", action="store_true", help="go on with a chain that was interrupted"
@@ -53,20 +52,13 @@ def _parse(title: str, arguments: list[str] | None):
     return parser.parse_args(arguments)
 
 
-def _commands(parts: list[Part], options) -> dict[str, list[str]]:
+def _commands(parts: list[Part], options, given: dict[str, str]) -> dict[str, list[str]]:
     """Arguments of each part; a value goes to the parts that know its key"""
-    given = {key: getattr(options, key) for key, _ in SHORT_FORMS.values()}
-    given = {key: value for key, value in given.items() if value is not None}
-    for item in options.set:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise ConfigError(f"--set takes KEY=VALUE, got {item!r}")
-        given[key] = value
     known = {p.key: importlib.import_module(p.module).Configs for p in parts}
     everything = {key for configs in known.values() for key in fields(configs)}
     for key in given:
         if key not in everything:
-            raise ConfigError(unknown("configuration key", key, everything))
+            raise ConfigError(unknown("configuration key", key, everything, "--help of a part"))
     commands = {}
     for part in parts:
         mine = {k: v for k, v in given.items() if k in fields(known[part.key])}
@@ -90,7 +82,7 @@ def _train(part: Part, arguments: list[str], started) -> str:
         for line in process.stdout:
             print(line, end="", flush=True)
             if line.startswith(("run: ", "recording run ")):
-                uuid = line.split(": ")[-1].split()[-1] if ":" in line else line.split()[2]
+                uuid = line.split()[1 if line.startswith("run: ") else 2]
                 started(uuid)
     finally:
         code = process.wait()
@@ -107,20 +99,23 @@ def run_chain(
     """
     ### Train all parts, one after the other
 
-    Returns the report's folder and the runs by key. What has been trained is noted in
-    `report/chain.json`, from where `--resume` goes on.
+    Returns the report's folder and the runs by key. What has been trained, and with which values
+    of the command line, is noted in `report/chain.json`, from where `--resume` goes on.
     """
     options = _parse(title, arguments)
     root = runs.root(options.runs)
     folder = root / experiment / "report"
     notes = folder / "chain.json"
-    commands = _commands(parts, options)
-    done: dict[str, str] = {}
+    given, done = given_values(options), {}
     if options.resume:
         if not notes.exists():
             raise ChainError(f"there is no chain to go on with in {folder}")
-        done = json.loads(notes.read_text())
-    folder.mkdir(parents=True, exist_ok=True)
+        noted = json.loads(notes.read_text())
+        # A run that was removed, or refused before it began, is trained anew
+        done = {k: uuid for k, uuid in noted["runs"].items() if by_uuid(uuid, root)}
+        given = {**noted["values"], **given}
+    commands = _commands(parts, options, given)
+    atomic_json(notes, {"values": given, "runs": done})
 
     for part in parts:
         extra = list(commands[part.key])
@@ -134,7 +129,15 @@ def run_chain(
 
         def started(uuid: str, key: str = part.key) -> None:
             done[key] = uuid
-            atomic_json(notes, done)
+            atomic_json(notes, {"values": given, "runs": done})
 
-        _train(part, extra, started)
+        try:
+            _train(part, extra, started)
+        except KeyboardInterrupt:
+            print(
+                f"or with the whole chain:\n  python -m experiments.{experiment} --runs {root} "
+                "--resume",
+                file=sys.stderr,
+            )
+            raise
     return folder, {part.key: runs.find(done[part.key], root=root) for part in parts}

@@ -157,7 +157,7 @@ class ClassificationConfigs(BaseConfigs):
     _ranges = {
         "epochs": (0, None),
         "batch_size": (1, None),
-        "seed": (0, None),
+        "seed": (0, 2**63 - 1),
         "subset": (0, None),
         "holdout": (0, None),
         "views_per_image": (0, None),
@@ -169,13 +169,16 @@ class ClassificationConfigs(BaseConfigs):
         "optimizer.learning_rate": (0.0, None),
         "optimizer.momentum": (0.0, 1.0),
         "optimizer.weight_decay": (0.0, None),
-        "optimizer.betas": (0.0, 1.0),
+        "optimizer.betas": (0.0, 0.999999),
+        "without_classes": (0, None),
         "optimizer.eps": (0.0, None),
         "label_smoothing": (0.0, 1.0),
         "temperature": (1e-3, None),
         "soft_targets_weight": (0.0, None),
         "label_loss_weight": (0.0, None),
     }
+    # What the items of a list are, and how many there must be
+    _items = {"without_classes": (int, None), "optimizer.betas": (float, 2)}
     _presets = {
         ("recipe", "labml"): {
             "optimizer.optimizer": "Adam",
@@ -194,10 +197,11 @@ class ClassificationConfigs(BaseConfigs):
         # What the run store says about the model: how it is made, and what it costs
         reference = noted(self.model)
         images = self.images[0].images
-        self.session.update(
-            model=reference.to_json() if reference else None,
-            facts=model_facts(self.model, tuple(images.shape[1:])),
-        )
+        self.session.notes = {
+            "model": reference.to_json() if reference else None,
+            "facts": model_facts(self.model, tuple(images.shape[1:])),
+            "seed": self.seed,
+        }
         try:
             return self.engine.fit(resume=self.session.resumed)
         finally:
@@ -381,6 +385,6 @@ def _engine(c: ClassificationConfigs):
         log_every=c.log_every,
         # The best checkpoint is chosen on held out images, or not at all
         watch="accuracy.valid" if c.holdout else None,
-        hooks=[Progress()] if c.session.accelerator.is_main_process else [],
+        hooks=[c.session, *([Progress()] if c.session.is_main else [])],
         batch_index=make_batch_index,
     )

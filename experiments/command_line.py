@@ -15,7 +15,7 @@ from labml.configs import BaseConfigs
 
 from distillation import runs
 from distillation.errors import ConfigError, DistillationError, RunError, unknown
-from experiments.config_check import check, resolve
+from experiments.config_check import check, listing, resolve
 
 SHORT_FORMS = {
     "--data": ("data", "folder or archive of the images (else DISTILLATION_DATA, the cache)"),
@@ -49,7 +49,7 @@ class Options:
     presets: list[str] = field(default_factory=list)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Names the nearest options when one is unknown."""
 
     def error(self, message: str) -> NoReturn:
@@ -60,10 +60,20 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
-def _parser(title: str, has_teacher: bool) -> argparse.ArgumentParser:
-    parser = _Parser(description=title, allow_abbrev=False)
+def add_short_forms(parser: argparse.ArgumentParser) -> None:
+    """The options that are short forms of configuration values"""
     for flag, (key, text) in SHORT_FORMS.items():
         parser.add_argument(flag, dest=key, metavar="VALUE", help=text)
+
+
+def _parser(configs: type[BaseConfigs], title: str, has_teacher: bool) -> argparse.ArgumentParser:
+    parser = Parser(
+        description=title,
+        epilog=f"configuration keys for --set, with their defaults:\n{listing(configs)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_short_forms(parser)
     parser.add_argument("--resume", metavar="RUN", help="go on with a run that was interrupted")
     parser.add_argument("--runs", metavar="ROOT", help="root of the run store (else ./logs)")
     parser.add_argument("--comment", help="a line about the run, shown by `distill runs`")
@@ -82,7 +92,10 @@ def _parser(title: str, has_teacher: bool) -> argparse.ArgumentParser:
     return parser
 
 
-def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+def given_values(arguments: argparse.Namespace) -> dict[str, Any]:
+    """
+    ### Configuration values on the command line, as they were typed
+    """
     given = {key: getattr(arguments, key) for key, _ in SHORT_FORMS.values()}
     given = {k: v for k, v in given.items() if v is not None}
     for item in arguments.set:
@@ -120,15 +133,16 @@ def parse(
     Nothing is built before everything is checked. A run that is resumed brings its own
     configuration; values that are given anew win.
     """
-    parsed = _parser(title, has_teacher).parse_args(arguments)
+    parsed = _parser(configs, title, has_teacher).parse_args(arguments)
     root = runs.root(parsed.runs)
-    values = expand(configs, check(configs, _given(parsed)))
+    values = expand(configs, check(configs, given_values(parsed)))
     if parsed.resume:
         run = runs.find(parsed.resume, root=root)
-        if run.experiment != getattr(configs, "_experiment", run.experiment):
+        made, resumes = (run.experiment, run.name), (configs._experiment, configs._name)
+        if made != resumes:
             raise RunError(
-                f"run {run.uuid} is of the experiment {run.experiment!r}; this command resumes "
-                f"runs of {configs._experiment!r}"
+                f"run {run.uuid} was made by experiments.{'.'.join(map(str, made))}; "
+                f"experiments.{'.'.join(resumes)} cannot go on with it"
             )
         saved = {k: v for k, v in run.config.items() if k in resolve(configs, {})}
         values = {**check(configs, saved), **values}

@@ -6,6 +6,7 @@ is held against the configuration class first.
 """
 
 import ast
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,10 +59,25 @@ def _settable(known: dict[str, Field]) -> list[str]:
 
 
 def _in_range(key: str, value: Any, ranges: dict[str, tuple]) -> None:
+    if isinstance(value, (int, float)) and not abs(value) < 2**63:
+        raise ConfigError(f"{key}={value} is out of range: it must be finite, and below 2^63")
     low, high = ranges.get(key, (None, None))
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         bounds = f"at least {low}" if high is None else f"from {low} to {high}"
         raise ConfigError(f"{key}={value} is out of range: it must be {bounds}")
+
+
+def _check_items(key: str, values: list, kind: type, count: int | None) -> list:
+    """The items of a list, each of the same kind"""
+    if count is not None and len(values) != count:
+        raise ConfigError(f"{key}={values} has {len(values)} items; it must have {count}")
+    for value in values:
+        fits = isinstance(value, (int, float) if kind is float else kind)
+        if not fits or isinstance(value, bool):
+            raise ConfigError(
+                f"{key}={values} is of the wrong type: {value!r} must be {kind.__name__}"
+            )
+    return values
 
 
 def convert_value(field: Field, text: Any) -> Any:
@@ -78,12 +94,13 @@ def convert_value(field: Field, text: Any) -> Any:
         word = {"true": "True", "false": "False", "none": "None"}.get(text.strip().lower(), text)
         try:
             value = ast.literal_eval(word)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            # Whatever literal_eval cannot read is left as it is; the type says what is wrong
             value = text
     if wanted is list and isinstance(value, (int, tuple)) and not isinstance(value, bool):
         value = list(value) if isinstance(value, tuple) else [value]
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**63 else math.inf
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise ConfigError(
             f"{field.key}={text!r} is of the wrong type: it must be {wanted.__name__}, "
@@ -104,13 +121,16 @@ def check(configs: type[BaseConfigs], values: dict[str, Any]) -> dict[str, Any]:
     known = fields(configs)
     settable = _settable(known)
     ranges = getattr(configs, "_ranges", {})
+    items = getattr(configs, "_items", {})
     checked: dict[str, Any] = {}
     for key, text in values.items():
         if key not in known:
-            raise ConfigError(unknown("configuration key", key, settable))
+            raise ConfigError(unknown("configuration key", key, settable, "--help"))
         if key not in settable:
             raise ConfigError(f"{key!r} is built from the other keys and cannot be set")
         value = convert_value(known[key], text)
+        if key in items:
+            value = _check_items(key, value, *items[key])
         for one in value if isinstance(value, list) else [value]:
             _in_range(key, one, ranges)
         choices = getattr(configs, "_choices", {}).get(key)
@@ -129,3 +149,17 @@ def resolve(configs: type[BaseConfigs], values: dict[str, Any]) -> dict[str, Any
     nested = tuple(getattr(configs, "_nested", {}))
     # A nested configuration is its items
     return {k: values.get(k, known[k].default) for k in settable if k not in nested}
+
+
+def listing(configs: type[BaseConfigs]) -> str:
+    """
+    ### A line for each key: its default, and its options
+    """
+    known = fields(configs)
+    lines = []
+    for key, default in resolve(configs, {}).items():
+        options = (
+            f"   one of {', '.join(known[key].options)}" if len(known[key].options) > 1 else ""
+        )
+        lines.append(f"  {key}={default!r}{options}")
+    return "\n".join(lines)

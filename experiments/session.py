@@ -6,7 +6,7 @@ that train it.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,22 @@ import torch
 
 from distillation import runs
 from distillation.devices import make_accelerator
+from distillation.errors import DistillationError
+from distillation.hooks import Hooks
 from experiments.command_line import Options
 from experiments.labml_bridge import create_experiment, join_experiment
 
 
 @dataclass
-class Session:
+class Session(Hooks):
     """
     ### One run, and where it is trained
 
     * `recorder` writes the run; it is `None` in all processes but the first
     * `root` is the root of the run store
-    * `resumed` says whether the run goes on from a checkpoint
+    * `config` is the whole configuration
+    * `resumed` says whether the run goes on from a checkpoint, `status` what it was before
+    * `notes` are facts for `run.json`, written when the training begins
     """
 
     accelerator: Any
@@ -33,7 +37,11 @@ class Session:
     root: Path
     uuid: str
     command: str
+    config: dict[str, Any]
     resumed: bool
+    status: str | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+    begun: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -60,6 +68,26 @@ class Session:
         if self.recorder is not None:
             self.recorder.update(**fields)
 
+    def on_train_start(self, engine) -> None:
+        """
+        ### The training begins
+
+        Only now does the run take over what the command line says: whatever could be refused, a
+        checkpoint that does not fit included, has been accepted.
+        """
+        self.begun = True
+        if self.recorder is not None:
+            self.recorder.set_config(self.config)
+            self.recorder.update(**self.notes)
+
+    def _withdraw(self) -> None:
+        """A command that was refused leaves no run behind, and changes none"""
+        if self.resumed:
+            self.recorder.finish(self.status)
+        else:
+            self.recorder.finish("crashed")
+            runs.remove(self.uuid, force=True, root=self.root)
+
     def __enter__(self):
         if self.recorder is not None:
             self.recorder.__enter__()
@@ -67,14 +95,18 @@ class Session:
 
     def __exit__(self, kind, error, trace):
         if self.recorder is not None:
-            self.recorder.__exit__(kind, error, trace)
+            if isinstance(error, DistillationError) and not self.begun:
+                self._withdraw()
+            else:
+                self.recorder.__exit__(kind, error, trace)
         if not self.is_main:
             return
         if kind is None:
             print(f"run: {self.uuid}", flush=True)
         elif issubclass(kind, KeyboardInterrupt):
+            place = "" if self.root == runs.root() else f" --runs {self.root}"
             print(
-                f"interrupted and saved; go on with:\n  {self.command} --resume {self.uuid}",
+                f"interrupted and saved; go on with:\n  {self.command} --resume {self.uuid}{place}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -95,13 +127,13 @@ def open_session(
     """
     # Devices, precision and processes
     accelerator = make_accelerator(options.config["device"], options.config["precision"])
-    recorder = None
+    recorder = status = None
     if accelerator.is_main_process:
         if options.resume:
+            status = runs.find(options.resume, root=options.root).status
             recorder = runs.resume(options.resume, root=options.root)
             # The same number of threads adds in the same order
             torch.set_num_threads(recorder.run.info.get("threads") or torch.get_num_threads())
-            recorder.set_config(options.config)
         else:
             recorder = runs.create(
                 experiment,
@@ -124,5 +156,7 @@ def open_session(
         root=options.root,
         uuid=recorder.uuid if recorder else "",
         command=f"python -m experiments.{experiment}.{name}",
+        config=options.config,
         resumed=options.resume is not None,
+        status=status,
     )

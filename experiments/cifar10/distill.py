@@ -71,6 +71,8 @@ class Configs(CIFAR10Configs):
     loop.
     """
 
+    _name = "distill"
+
     # The small model
     model: nn.Module = "_small_student_model"
     # The large model, frozen

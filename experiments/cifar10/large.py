@@ -26,6 +26,8 @@ class Configs(CIFAR10Configs, LabelConfigs):
     The images are [`CIFAR10Configs`](index.html)', the step is [`LabelConfigs`](../labels.html)'.
     """
 
+    _name = "large"
+
     # The large model
     model: nn.Module = "_large_model"
     # Probability of dropping each input of a convolution

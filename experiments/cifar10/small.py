@@ -26,6 +26,8 @@ class Configs(CIFAR10Configs, LabelConfigs):
     The images are [`CIFAR10Configs`](index.html)', the step is [`LabelConfigs`](../labels.html)'.
     """
 
+    _name = "small"
+
     # The small model
     model: nn.Module = "_small_model"
 

@@ -25,6 +25,8 @@ class Configs(DigitsConfigs, LabelConfigs):
     The images are [`DigitsConfigs`](index.html)', the step is [`LabelConfigs`](../labels.html)'.
     """
 
+    _name = "small"
+
     # The small model
     model: nn.Module = "_small_model"
 
