@@ -46,7 +46,7 @@ class Student:
 
     model        trained in place; it should be made from `seed` by the caller
     optimizer    makes the optimizer: `optimizer(parameters)`
-    criterion    one loss between student and teacher outputs
+    criterion    one loss between student and teacher outputs, or a dictionary as in `Distiller`
     balancer     weighs it against the label loss; None: the criterion alone
     label_loss   `label_loss(output, labels)`, or None
     schedule     makes the schedule: `schedule(optimizer, steps)`; it steps after every update
@@ -56,12 +56,19 @@ class Student:
 
     model: nn.Module
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-    criterion: nn.Module = field(default_factory=lambda: LogitsDistillationLoss(temperature=4.0))
+    criterion: nn.Module | Mapping[tuple[str, str], nn.Module] = field(
+        default_factory=lambda: LogitsDistillationLoss(temperature=4.0)
+    )
     balancer: nn.Module | None = field(default_factory=lambda: StaticLossBalancer(0.9))
     label_loss: Callable[[Tensor, Tensor], Tensor] | None = F.cross_entropy
     schedule: Callable[[torch.optim.Optimizer, int], Any] | None = None
     seed: int = 0
     config: Mapping[str, Any] = field(default_factory=dict)
+
+    def losses(self) -> list[nn.Module]:
+        """The losses of the criterion, in its order."""
+        several = isinstance(self.criterion, Mapping)
+        return list(self.criterion.values()) if several else [self.criterion]
 
 
 @dataclass(frozen=True)
@@ -91,8 +98,8 @@ def distill_many(
 
     Args:
         students: by name; the name is that of the student's run, too.
-        teacher: whatever `as_teacher` takes, or a `TeacherTable`. Its outputs only: losses
-            between layers need each student's own forward pass of the teacher.
+        teacher: whatever `as_teacher` takes, or a `TeacherTable`. Losses between layers need a
+            table that stores the teacher's; otherwise it gives its outputs only.
         loader: of `distillation.data`, so that the stream can be taken up again in the middle.
         epochs: passes over the loader.
         valid_loaders: by split name; accuracy and cross entropy after each epoch.
@@ -167,6 +174,14 @@ class _SharedOutput(TeacherSource):
     def fingerprint(self) -> str:
         return self.source.fingerprint
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return getattr(self.source, "layers", ())
+
+    @property
+    def recorded(self) -> Mapping[str, Tensor]:
+        return self.source.recorded
+
     def refuse_student(self, student: nn.Module) -> None:
         self.source.refuse_student(student)
 
@@ -187,7 +202,7 @@ class _Lane:
         self.model = student.model.to(device)
         shared.refuse_student(self.model)
         self.distiller = Distiller(self.model, shared, student.criterion, student.balancer)
-        parts = nn.ModuleList([student.criterion])
+        parts = nn.ModuleList(student.losses())
         if student.balancer is not None:
             parts.append(student.balancer)
         self.losses = parts.to(device)
@@ -346,8 +361,9 @@ def _check(students, loader, epochs, precision, resume, root) -> None:
     for name, student in students.items():
         if not isinstance(student, Student):
             raise ConfigError(f"student {name!r} must be a Student, not {type(student).__name__}")
-        for part in (student.model, student.criterion, student.balancer):
-            for tensor in part.state_dict(keep_vars=True).values() if part is not None else ():
+        parts = [student.model, *student.losses(), student.balancer]
+        for part in (part for part in parts if part is not None):
+            for tensor in part.state_dict(keep_vars=True).values():
                 other = owners.setdefault(id(tensor), name)
                 if other != name:
                     raise ConfigError(

@@ -65,6 +65,39 @@ def test_a_student_trained_from_the_table_equals_one_trained_online_bit_for_bit(
     table.release()
 
 
+def test_stored_layers_teach_as_captured_ones_do(teacher, loader, tmp_path):
+    """A criterion between layers takes the teacher's from the table, rounded to fp16."""
+    layer = "layers.20"  # the last activation: 128 planes of 2×2 pixels
+    batch = loader.batch(0, 0)
+    keys = {"sample": batch.sample, "view": batch.view}
+
+    def losses(source):
+        torch.manual_seed(1)
+        student = DigitsSmallModel().train()
+        criterion = {("", ""): LogitsDistillationLoss(), ("fc", layer): Norm()}
+        distiller = Distiller(student, source, criterion)
+        distiller.forward(batch.images, **keys)
+        found = distiller.compute_kd_loss(skip_balancer=True)
+        distiller.release()
+        return {name: loss.item() for name, loss in found.items()}
+
+    online = losses(teacher)
+    options = {"layers": [layer], "announce": [].append}
+    with TeacherTable(teacher, tmp_path, ImageInputs.of(loader), **options) as table:
+        stored = losses(table)
+        assert stored == pytest.approx(online, rel=1e-3)
+        assert stored["Norm_1"] > 0
+        with pytest.raises(ConfigError, match="stored layer"):
+            Distiller(DigitsSmallModel(), table, {("fc", "layers.0"): Norm()})
+
+
+class Norm(torch.nn.Module):
+    """Looks at the teacher's side alone."""
+
+    def forward(self, student_output, teacher_output):
+        return teacher_output.square().mean() + 0.0 * student_output.sum()
+
+
 def test_the_student_would_notice_another_view(teacher, loader, tmp_path):
     """The comparison above can fail: soft targets of one fixed view give another student."""
 
