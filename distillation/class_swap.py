@@ -65,8 +65,12 @@ def without(cls: type) -> type:
         return made.original_cls
     bases = tuple(without(base) for base in cls.__bases__)
     name = cls.__name__.replace(made.__name__, made.original_cls.__name__)
-    for known in bases[-1].__subclasses__():
-        if known.__bases__ == bases and known.__name__ == name:
+    for known in bases[-1].__subclasses__():  # what the other tool made of the plain class
+        if known.__bases__ == bases and known.__name__ == name and _body(known) == _body(cls):
             return known
-    body = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
-    return type(cls)(name, bases, body)
+    return type(cls)(name, bases, _body(cls))
+
+
+def _body(cls: type) -> dict[str, Any]:
+    own = ("__dict__", "__weakref__", "__qualname__", "__static_attributes__", "__firstlineno__")
+    return {name: value for name, value in vars(cls).items() if name not in own}

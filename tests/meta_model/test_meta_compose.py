@@ -23,12 +23,16 @@ from meta_cases import (
     portrait,
 )
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations, parametrize
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from distillation import DistillationModel, LogitsDistillationLoss, export
+from distillation import DistillationModel, LogitsDistillationLoss, convert, export
 from distillation.errors import DistillationError
+
+SLOW = pytest.mark.slow  # a C++ compiler runs
 
 
 def assert_reloads_and_exports(model: nn.Module) -> None:
@@ -205,16 +209,18 @@ def test_averaged_weights_of_a_converted_model():
     assert isinstance(model, DistillationModel)
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=SLOW)])
 @pytest.mark.parametrize("pairs", [False, True], ids=["logits", "features"])
-def test_compiled_without_a_graph_break(pairs):
+def test_compiled_without_a_graph_break(pairs, backend):
     student, teacher = pair()
     criterion = features() if pairs else LogitsDistillationLoss(T)
     plain = converted(copy.deepcopy(student), teacher, criterion=copy.deepcopy(criterion))
     model = converted(student, teacher, criterion=criterion)
     torch._dynamo.reset()
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    counters.clear()
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
     x, y = batch()
-    for seed in range(2):
+    for seed in range(4):
         x, y = batch(seed=seed)
         loss = model.compute_kd_loss(F.cross_entropy(compiled(x), y))
         wanted = loss_of(plain, x, y)
@@ -228,5 +234,26 @@ def test_compiled_without_a_graph_break(pairs):
     with torch.no_grad():
         assert compiled.eval()(x).shape == (8, 10)
         assert model.compute_kd_loss(F.cross_entropy(compiled(x), y)) > 0
+    assert counters["stats"]["unique_graphs"] == 2  # training and evaluation, each once
     assert_reloads_and_exports(model)
     assert torch.allclose(compiled(x), model(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("first", ["convert", "parametrize"])
+def test_a_parametrization_of_the_students_own_weight_survives_the_export(first):
+    torch.manual_seed(0)
+    others = parametrizations.weight_norm(nn.Linear(4, 3))
+    student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
+    x = torch.randn(5, 4)
+    if first == "parametrize":
+        parametrizations.orthogonal(student)
+    model = convert(student, teacher_model=teacher, criterion=nn.MSELoss())
+    if first == "convert":
+        parametrizations.orthogonal(model)
+    wanted = F.mse_loss(model(x), teacher(x))
+    assert torch.equal(model.compute_kd_loss(), wanted)
+    exported = export(model)
+    assert type(exported).__mro__[1] is nn.Linear and type(exported) is not type(others)
+    assert torch.allclose(exported.weight @ exported.weight.T, torch.eye(3), atol=1e-5)
+    parametrize.remove_parametrizations(exported, "weight")
+    assert type(exported) is nn.Linear
