@@ -1,0 +1,122 @@
+"""Groups of batches, and an epoch that is taken up in the middle."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from engine_case import digits_loader
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, TensorDataset
+
+from distillation.errors import ConfigError
+from distillation.replay import BatchIndex, Replay, groups, own_generators, samples_in
+
+
+def stream(n):
+    """Batches 0 … n-1 of a loader without a length."""
+
+    class Stream:
+        def __iter__(self):
+            return iter(range(n))
+
+    return Stream()
+
+
+@given(
+    n=st.integers(0, 20),
+    size=st.integers(1, 6),
+    start=st.integers(0, 20),
+    limit=st.none() | st.integers(0, 25),
+    known=st.booleans(),
+)
+def test_groups_hold_every_batch_once_and_only_the_last_is_partial(n, size, start, limit, known):
+    start = min(start, n)
+    loader = list(range(n)) if known else stream(n)
+    replay = Replay(loader, 0, start, {"loader": [], **rng()} if start else None)
+    found = list(groups(replay, size, start, limit))
+    end = n if limit is None else min(n, limit)
+    assert [b for group in found for b in group.batches] == list(range(start, end))
+    assert all(len(group.batches) == size for group in found[:-1])
+    assert not any(group.is_last for group in found[:-1])
+    if found and (known or (limit is not None and limit <= n)):
+        assert found[-1].is_last
+
+
+def rng():
+    from distillation.rng import get_rng_state
+
+    return get_rng_state()
+
+
+def test_nothing_is_read_ahead_of_a_group():
+    read = []
+
+    class Watched:
+        def __len__(self):
+            return 6
+
+        def __iter__(self):
+            for i in range(6):
+                read.append(i)
+                yield i
+
+    walk = groups(Replay(Watched(), 0, 0, None), 2)
+    next(walk)
+    assert read == [0, 1]
+
+
+def test_a_loader_of_ours_makes_no_batch_twice():
+    loader = digits_loader(80, 8)
+    later = list(Replay(loader, 3, 7, None))
+    assert [b.sample.tolist() for b in later] == [
+        loader.batch(3, i).sample.tolist() for i in (7, 8, 9)
+    ]
+
+
+def test_a_foreign_loader_needs_the_random_state_of_its_epoch():
+    with pytest.raises(ConfigError, match="RNG state"):
+        Replay([1, 2, 3], 0, 2, None)
+
+
+def test_a_sampler_for_several_processes_is_told_the_epoch_when_training_only():
+    told = []
+
+    class Sampled(list):
+        def set_epoch(self, epoch):
+            told.append(epoch)
+
+    list(Replay(Sampled([1]), 4, 0, None))
+    list(Replay(Sampled([1]), 0, 0, None, evaluation=True))
+    assert told == [4]
+
+
+def test_a_generator_that_a_loader_shares_with_its_sampler_counts_once():
+    generator = torch.Generator()
+    loader = DataLoader(TensorDataset(torch.zeros(4)), shuffle=True, generator=generator)
+    assert own_generators(loader) == [generator]
+    assert own_generators([1, 2]) == []
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        torch.zeros(5, 2),
+        (torch.zeros(5), torch.zeros(3)),
+        {"name": "x", "image": torch.zeros(5, 1)},
+        ["text", {"inner": (torch.zeros(5),)}],
+    ],
+    ids=["tensor", "tuple", "dict", "nested"],
+)
+def test_samples_are_counted_in_the_first_tensor(batch):
+    assert samples_in(batch) == 5
+
+
+def test_a_batch_without_a_tensor_cannot_be_counted():
+    with pytest.raises(ConfigError, match="samples_of"):
+        samples_in({"text": "x"})
+
+
+def test_the_last_batch_of_an_unknown_number_is_not_known():
+    assert not BatchIndex(None, 7).is_last
+    assert BatchIndex(8, 7).is_last
