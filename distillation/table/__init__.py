@@ -12,6 +12,7 @@ _PUBLIC = {
     "Execution": "compute",
     "GivenInputs": "inputs",
     "ImageInputs": "inputs",
+    "ResidentTable": "resident",
     "Sampled": "codecs",
     "SampledDistillationLoss": "codecs",
     "SampledTargets": "codecs",
