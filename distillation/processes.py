@@ -18,6 +18,8 @@ class ManyProcesses:
             self.wrapped[name] = nn.parallel.DistributedDataParallel(
                 self.modules[name], device_ids=ids
             )
+            # Wrapped by the first step, in the middle of a group
+            self.wrapped[name].require_backward_grad_sync = self._group_end
         return self.wrapped.get(name, self.modules[name])
 
     def _reduce(self, tensor: torch.Tensor) -> torch.Tensor:
