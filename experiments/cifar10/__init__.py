@@ -44,9 +44,9 @@ def _cifar10_images(c: CIFAR10Configs):
 
 @option(CIFAR10Configs.train_loader)
 def _cifar10_train_loader(c: CIFAR10Configs):
-    """
+    r"""
     ### Pad by four pixels, crop at random, flip every other image
 
-    These are $81 \\cdot 2 = 162$ views of an image.
+    These are $81 \cdot 2 = 162$ views of an image.
     """
     return make_train_loader(c, CropFlip(padding=4, size=32, flip=True))

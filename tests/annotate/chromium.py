@@ -1,0 +1,138 @@
+"""A headless Chromium for tests, driven over its debugging socket; what it requests is recorded."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--remote-debugging-port=0",
+)
+
+
+def executable() -> str | None:
+    """The browser's command, or None where there is none."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+
+
+@contextmanager
+def browser(profile: Path):
+    """A `Tab` of a browser with an empty profile; both end with the block."""
+    from websockets.sync.client import connect
+
+    process = subprocess.Popen(
+        [executable(), *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        port_file = profile / "DevToolsActivePort"
+        deadline = time.monotonic() + 30
+        while not (port_file.exists() and port_file.read_text().count("\n")):
+            assert process.poll() is None, "Chromium did not start"
+            assert time.monotonic() < deadline, "Chromium opened no debugging port"
+            time.sleep(0.05)
+        port, path = port_file.read_text().split("\n")[:2]
+        with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None) as socket:
+            yield Tab(socket)
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+class Tab:
+    """One page: `errors` are what its console said, `requests` the addresses it asked for."""
+
+    def __init__(self, socket) -> None:
+        self.socket, self.last, self.session = socket, 0, None
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self.seen: list[str] = []
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.send("Target.attachToTarget", targetId=target, flatten=True)
+        self.session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method: str, **params):
+        self.last += 1
+        message = {"id": self.last, "method": method, "params": params}
+        if self.session:
+            message["sessionId"] = self.session
+        self.socket.send(json.dumps(message))
+        while True:
+            answer = self.receive(30)
+            if answer.get("id") == self.last:
+                assert "error" not in answer, f"{method}: {answer['error']}"
+                return answer["result"]
+
+    def receive(self, timeout: float) -> dict:
+        answer = json.loads(self.socket.recv(timeout=timeout))
+        method, params = answer.get("method"), answer.get("params", {})
+        if method == "Network.requestWillBeSent":
+            self.requests.append(params["request"]["url"])
+        elif method == "Runtime.exceptionThrown":
+            self.errors.append(str(params["exceptionDetails"]))
+        elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
+            self.errors.append(str(params["args"]))
+        elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
+            self.errors.append(str(params["entry"]))
+        if method:
+            self.seen.append(method)
+        return answer
+
+    def open(self, url: str, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Show `url` in a window of that size, once it has loaded."""
+        self.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.send("Emulation.setEmulatedMedia", media="", features=[scheme])
+        self.seen.clear()
+        self.send("Page.navigate", url=url)
+        deadline = time.monotonic() + 30
+        while "Page.loadEventFired" not in self.seen:
+            self.receive(deadline - time.monotonic())
+
+    def run(self, script: str):
+        """The value of a JavaScript expression; a promise is waited for."""
+        result = self.send(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
+        assert "exceptionDetails" not in result, f"{script}: {result['exceptionDetails']}"
+        return result["result"].get("value")
+
+    def wait(self, script: str, seconds: float = 10) -> None:
+        """Until a JavaScript expression is true."""
+        deadline = time.monotonic() + seconds
+        while not self.run(f"Boolean({script})"):
+            assert time.monotonic() < deadline, f"never true: {script}"
+            time.sleep(0.05)
+
+    def outside(self, origin: str) -> list[str]:
+        """Requests that left `origin`."""
+        return [u for u in self.requests if not re.match(rf"{re.escape(origin)}|data:|about:", u)]
+
+    def screenshot(self, path: Path, *, whole: bool = False) -> None:
+        shot = self.send("Page.captureScreenshot", captureBeyondViewport=whole)
+        path.write_bytes(base64.b64decode(shot["data"]))
