@@ -284,7 +284,7 @@ def _check_graph(hook: _Hook, record: Record, layer: nn.Module, value: Any) -> N
     where = None
     if any(parameter.requires_grad for parameter in layer.parameters()):
         where = "ran without grad although it has trainable parameters"
-    if _inside_autograd_function(sys._getframe(2)) and any(
+    if inside_autograd_function(sys._getframe(2)) and any(
         parameter.requires_grad for parameter in root.parameters()
     ):
         where = "ran inside an autograd function, as a reentrant activation checkpoint is"
@@ -297,7 +297,7 @@ def _check_graph(hook: _Hook, record: Record, layer: nn.Module, value: Any) -> N
         )
 
 
-def _inside_autograd_function(frame: FrameType | None) -> bool:
+def inside_autograd_function(frame: FrameType | None) -> bool:
     while frame is not None:
         code = frame.f_code
         if code.co_name == "forward" and code.co_argcount:

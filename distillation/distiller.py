@@ -13,18 +13,17 @@ untouched. Losses and balancer are modules; those with parameters are trained wi
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from distillation.capture import Capture, Record, Tap, _inside_autograd_function, purge
+from distillation.capture import Capture, Record, Tap, purge
 from distillation.criterion import STUDENT, TEACHER, Criterion
-from distillation.errors import ConfigError, DistillationError, unknown
+from distillation.errors import ConfigError, unknown
 from distillation.losses.balancers import STUDENT_LOSS_KEY
 from distillation.losses.interface import route
+from distillation.reentry import in_backward, refuse_reentry
 from distillation.teacher import TeacherSource, as_teacher
 
 __all__ = ["Distiller"]
@@ -45,7 +44,7 @@ class Distiller:
             for doors that only want both outputs.
         loss_balancer: turns the dictionary of losses into a scalar; a single loss needs none.
         teacher_mode: "eval", "follow" or "train", as in `distillation.teacher.FrozenTeacher`. A
-            source that was made before keeps its own.
+            source that is made already has its own.
 
     Raises:
         ConfigError: an unknown layer (the nearest names are given), or no loss.
@@ -68,7 +67,7 @@ class Distiller:
     ):
         if loss_balancer is not None and not isinstance(loss_balancer, nn.Module):
             raise ConfigError(f"loss_balancer must be an nn.Module instance, not {loss_balancer!r}")
-        if isinstance(teacher, TeacherSource) and teacher_mode not in ("eval", mode_of(teacher)):
+        if isinstance(teacher, TeacherSource) and teacher_mode not in ("eval", teacher.mode):
             raise ConfigError(
                 f"teacher_mode={teacher_mode!r} comes too late for a teacher that is a source "
                 f"already; make it so, as with FrozenTeacher(model, mode={teacher_mode!r})"
@@ -95,7 +94,7 @@ class Distiller:
     def bind(self) -> None:
         """Put the hooks on the layers that the criterion names."""
         self._pairs = list(self.criterion)
-        self._keyed = _keyed(self.teacher)
+        self._keyed = self.teacher.keyed
         models = {STUDENT: self.student}
         taps = self._taps()
         if self.teacher.module is not None:
@@ -149,11 +148,11 @@ class Distiller:
         view: Any = None,
     ) -> Any:
         """`forward`, calling `student` in the student's place (its class's own forward)."""
-        if _in_backward():
+        if in_backward():
             return self._run_again(student, args, kwargs)
         record = self._capture.arm()
         try:
-            self._check_graph()
+            refuse_reentry(self.student)
             record.arguments = None
             if self._keyed and sample is None:
                 record.arguments = (args, kwargs)  # the keys come with the loss
@@ -166,12 +165,14 @@ class Distiller:
         self._capture.disarm()
         return output
 
-    def _run_teacher(self, record: Record, args, kwargs, sample, view) -> None:
+    def _run_teacher(self, record: Record, args: Any, kwargs: Any, sample: Any, view: Any) -> None:
         record.add(TEACHER_OUTPUT, self.teacher(*args, sample=sample, view=view, **kwargs))
         for tap in self._stored:
             record.add(tap, self.teacher.recorded[tap.layer])
 
-    def _run_student(self, record: Record, student: Callable[..., Any], args, kwargs) -> Any:
+    def _run_student(
+        self, record: Record, student: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
         output = student(*args, **kwargs)
         record.add(STUDENT_OUTPUT, output)
         return output
@@ -182,19 +183,9 @@ class Distiller:
         Nothing is recorded: what waits for a loss now is of another forward pass. The teacher runs
         when the first pass had random numbers or a graph from it.
         """
-        if mode_of(self.teacher) != "eval":
+        if self.teacher.mode != "eval":
             self.teacher(*args, **kwargs)
         return student(*args, **kwargs)
-
-    def _check_graph(self) -> None:
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or not self.student.training:
-            return
-        if _inside_autograd_function(sys._getframe(1)):
-            raise DistillationError(
-                "the whole student runs inside an autograd function, as a reentrant activation "
-                "checkpoint is: its output has no gradient there, and the loss would train "
-                "nothing. Use checkpoint(..., use_reentrant=False)."
-            )
 
     # Loss ---------------------------------------------------------------------------------
 
@@ -269,8 +260,11 @@ class Distiller:
     # Life ---------------------------------------------------------------------------------
 
     def train(self, mode: bool = True) -> Distiller:
-        """Follow the student's `train()`/`eval()`: what was held is dropped; the teacher stays in
-        eval mode unless it was asked to follow. Losses and balancer are the caller's to switch."""
+        """Tell it that the student's mode was set: a pass that waits for its loss is dropped.
+
+        The teacher stays in evaluation unless it was asked to follow. Losses and balancer are the
+        caller's to switch.
+        """
         self.clear()
         self.teacher.train_with(mode)
         return self
@@ -306,21 +300,3 @@ class Distiller:
         if self.teacher.module is not None:
             purge(self.teacher.module)
         self.bind()
-
-
-def _in_backward() -> bool:
-    """Whether autograd is running, so that a forward pass is one of a checkpoint's."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
-
-
-def mode_of(teacher: TeacherSource) -> str:
-    """ "eval", "follow" or "train"; of an ensemble, that of its members."""
-    modes = [mode_of(member) for member in getattr(teacher, "sources", ())]
-    modes.append(getattr(teacher, "mode", "eval"))
-    return next((mode for mode in modes if mode != "eval"), "eval")
-
-
-def _keyed(teacher: TeacherSource) -> bool:
-    """Whether the teacher, or one of an ensemble, answers by (sample, view)."""
-    members = getattr(teacher, "sources", ())
-    return getattr(teacher, "keyed", False) or any(_keyed(member) for member in members)

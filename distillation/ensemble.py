@@ -108,6 +108,16 @@ class EnsembleTeacher(TeacherSource):
         return self._module
 
     @property
+    def keyed(self) -> bool:
+        """Whether a member answers by `sample` and `view`."""
+        return any(source.keyed for source in self.sources)
+
+    @property
+    def mode(self) -> str:
+        """That of its members; the first that is not "eval", where they differ."""
+        return next((source.mode for source in self.sources if source.mode != "eval"), "eval")
+
+    @property
     def fingerprint(self) -> str:
         """Hash of the members' fingerprints, the weights and the way they are averaged."""
         if not self.sources:

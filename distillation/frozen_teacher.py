@@ -32,6 +32,10 @@ class TeacherSource(ABC):
     """The run of the store that the teacher's weights come from."""
     run_step: int | None = None
     """The checkpoint of that run, when one was asked for."""
+    keyed: bool = False
+    """Whether it answers by `sample` and `view`, which the caller may give with the loss."""
+    mode: str = "eval"
+    """"eval", "follow" or "train", as in `FrozenTeacher`."""
 
     @abstractmethod
     def __call__(self, *args: Any, sample: Any = None, view: Any = None, **kwargs: Any) -> Any:
@@ -166,7 +170,7 @@ class FrozenTeacher(TeacherSource):
                     module.training = False
         with torch.no_grad():
             output = model(*args, **kwargs)
-        return tree_map(_detached, output)
+        return _detached(output) if isinstance(output, Tensor) else tree_map(_detached, output)
 
     def _held(self) -> nn.Module:
         if self._model is None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from distillation import checkpoint, descriptions
 from distillation.conversion import convert, export
 from distillation.criterion import Criterion
-from distillation.distiller import Distiller, mode_of
+from distillation.distiller import Distiller
 from distillation.errors import CheckpointError, ConfigError, TeacherError
 from distillation.kd_config import KDLossConfig, build_model
 from distillation.meta_model import DistillationModel
@@ -146,7 +146,7 @@ def _described(model: DistillationModel) -> dict[str, Any]:
         "teacher": {
             "description": teacher.describe(),
             "fingerprint": teacher.fingerprint,
-            "mode": mode_of(teacher),
+            "mode": teacher.mode,
             "name": type(model.teacher_model).__name__,
         },
         "criterion": {
