@@ -24,6 +24,9 @@ COMMANDS = {
     "rm": "distillation.commands.rm:rm",
     "evaluate": "distillation.commands.evaluate:evaluate",
     "cache": "distillation.commands.cache:cache",
+    "annotate": "distillation.commands.annotate:annotate",
+    "train": "distillation.commands.train:train",
+    "export": "distillation.commands.export:export",
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-# ruff: noqa: RUF009 (option() makes a dataclass field)
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path

@@ -10,6 +10,7 @@ from torch import nn
 
 from distillation import references, runs
 from distillation.errors import RunError, TeacherError
+from distillation.models.facts import model_facts
 from distillation.runs import Run
 from distillation.trainer.params import TrainingParams
 
@@ -78,6 +79,20 @@ def check_teacher(run: Run, source: Any, allowed: bool) -> None:
         f"run {run.uuid[:8]} began with another teacher (fingerprint {before[:12]}, now "
         f"{source.fingerprint[:12]}). Give the same one, or set allow_changed_teacher=True."
     )
+
+
+def note_facts(recorder: Any, task: Any, accelerator: Any) -> None:
+    """The input shape for run.json; with it, of a model of `models.get`, what the model costs.
+
+    Counting operations takes a forward pass of a copy, which a model of the user's own is spared.
+    """
+    if task.input_shape is None or not accelerator.is_main_process:
+        return
+    facts = {"input_shape": list(task.input_shape)}
+    ours = references.noted(task.student) is not None and task.params.forward_adapter is None
+    if ours and accelerator.num_processes == 1:
+        facts = model_facts(task.student, task.input_shape)
+    recorder.update(facts=facts)
 
 
 class Follower:

@@ -56,8 +56,10 @@ class Task:
 
     def forward(self, runner: nn.Module, parts: Parts) -> Any:
         """Output of `runner` (the net, perhaps wrapped) for a batch."""
-        if self.input_shape is None and len(parts.args) == 1 and torch.is_tensor(parts.args[0]):
-            self.input_shape = tuple(parts.args[0].shape[1:])
+        if self.input_shape is None and len(parts.args) == 1 and not parts.kwargs:
+            image = parts.args[0]
+            if torch.is_tensor(image) and image.is_floating_point():
+                self.input_shape = tuple(image.shape[1:])
         if self.params.forward_adapter is not None:
             return self.params.forward_adapter(runner, parts.inputs)
         if self.takes_keys and parts.sample is not None:

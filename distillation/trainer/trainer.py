@@ -162,6 +162,7 @@ class Trainer:
         try:
             seed_everything(params.seed + setup.accelerator.process_index)
             self.results = engine.fit(resume=self._take_up(engine, setup, recorder))
+            record.note_facts(recorder, setup.task, setup.accelerator)
         finally:
             training.close()
             if trackers is not None:

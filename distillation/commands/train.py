@@ -1,0 +1,76 @@
+"""`distill train RECIPE key=value …`: a training written down as a recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from distillation.commands import output
+from distillation.commands.output import Json
+from distillation.errors import ConfigError
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A name, or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="key=value…", help="In Hydra's grammar.")
+    ] = None,
+    config_dir: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Where your recipes are.", show_default=False),
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the composed recipe, do not train.")
+    ] = False,
+    runs: output.Runs = None,
+    json: Json = False,
+) -> None:
+    """Train as a recipe says: distillation, or plain training where it names no student.
+
+    Shipped: digits and digits_small (half a minute), cifar10_large_small, cifar10_small,
+    cifar10_resnet, cifar100_resnet56_resnet20, imagenet_resnet50_kd.
+
+    Example: distill train digits training_hyperparams.criterion_params.temperature=4
+    """
+    from distillation.trainer import recipe_files
+
+    values = list(overrides or ())
+    if runs is not None:
+        if any(v.lstrip("+").startswith("ckpt_root_dir=") for v in values):
+            raise ConfigError("--runs and ckpt_root_dir are two names of one thing; give one")
+        values.append(f"++ckpt_root_dir={_quoted(runs)}")
+    composed = recipe_files.compose(recipe, values, config_dir)
+    if show:
+        _show(composed.config, json)
+        return
+    if json:
+        composed.config.setdefault("training_hyperparams", {})["silent_mode"] = True
+        if composed.config.get("teacher_training_hyperparams"):
+            composed.config["teacher_training_hyperparams"]["silent_mode"] = True
+
+    from distillation.trainer import KDTrainer, Trainer
+    from distillation.trainer.recipes import distils, train_from_config
+
+    kind = KDTrainer if distils(composed.config) else Trainer
+    trainer = train_from_config(kind, composed.config, allow_targets=composed.trust)
+    run = trainer.run
+    if json:
+        facts = {"run": run.uuid, "teacher": run.parent_uuid, "path": str(run.path)}
+        output.print_json({**facts, "metrics": trainer.results})
+    else:
+        print(f"run: {run.uuid}")
+
+
+def _show(config: dict, json: bool) -> None:
+    if json:
+        output.print_json(config)
+        return
+    from omegaconf import OmegaConf
+
+    print(OmegaConf.to_yaml(config), end="")
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
