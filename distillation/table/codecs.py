@@ -7,7 +7,15 @@
 | `Sampled(k)` | k + 1 (2k + 1) | `SampledTargets` | unbiased, variance like 1/k |
 
 `Dense` is the form of this project's own experiments; the other two are for thousands of classes.
-`benchmarks/table_rates.py` measures the error of both beside their size.
+Their error, of the gradient of the student's logits relative to the exact one, on 1,000 classes
+with normal logits of standard deviation 2.5 (`benchmarks/table_rates.py`):
+
+| form | bytes (of 2,000) | one entry | mean over draws |
+|---|---|---|---|
+| `TopK(12)` | 50 | 3.6 % | 3.6 %, it is a bias |
+| `TopK(50)` | 202 | 1.0 % | 1.0 %, it is a bias |
+| `Sampled(12)` | 26 | 58 % | 0 (falls with the number of draws) |
+| `Sampled(50)` | 102 | 28 % | 0 (falls with the number of draws) |
 """
 
 from __future__ import annotations
