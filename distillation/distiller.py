@@ -166,7 +166,7 @@ class Distiller:
         return output
 
     def _run_teacher(self, record: Record, args: Any, kwargs: Any, sample: Any, view: Any) -> None:
-        record.add(TEACHER_OUTPUT, self.teacher(*args, sample=sample, view=view, **kwargs))
+        record.add(TEACHER_OUTPUT, self.teacher.run(args, kwargs, sample=sample, view=view))
         for tap in self._stored:
             record.add(tap, self.teacher.recorded[tap.layer])
 
@@ -184,7 +184,7 @@ class Distiller:
         when the first pass had random numbers or a graph from it.
         """
         if self.teacher.mode != "eval":
-            self.teacher(*args, **kwargs)
+            self.teacher.run(args, kwargs)
         return student(*args, **kwargs)
 
     # Loss ---------------------------------------------------------------------------------

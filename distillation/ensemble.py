@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -77,11 +77,16 @@ class EnsembleTeacher(TeacherSource):
 
     def __call__(self, *args: Any, sample: Any = None, view: Any = None, **kwargs: Any) -> Tensor:
         """The mean of the members' outputs for these inputs."""
+        return self.run(args, kwargs, sample=sample, view=view)
+
+    def run(
+        self, args: tuple, kwargs: Mapping[str, Any], *, sample: Any = None, view: Any = None
+    ) -> Tensor:
         if not self.sources:
             raise TeacherError("this ensemble was released and cannot be used any more")
         outputs = [
             as_tensor(
-                source(*args, sample=sample, view=view, **kwargs),
+                source.run(args, kwargs, sample=sample, view=view),
                 self.select,
                 what=f"output of teacher {index}",
             )

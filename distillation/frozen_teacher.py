@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -40,6 +40,16 @@ class TeacherSource(ABC):
     @abstractmethod
     def __call__(self, *args: Any, sample: Any = None, view: Any = None, **kwargs: Any) -> Any:
         """The teacher's output for these inputs."""
+
+    def run(
+        self, args: tuple, kwargs: Mapping[str, Any], *, sample: Any = None, view: Any = None
+    ) -> Any:
+        """The output for the inputs `args` and `kwargs`, whatever these are named.
+
+        A call takes `sample=` and `view=` for keys. Here they may be inputs too, as for denoisers
+        whose `forward` names its image `sample`, where the source runs a module.
+        """
+        return self(*args, sample=sample, view=view, **kwargs)
 
     @property
     @abstractmethod
@@ -161,6 +171,11 @@ class FrozenTeacher(TeacherSource):
 
     def __call__(self, *args: Any, sample: Any = None, view: Any = None, **kwargs: Any) -> Any:
         """The model's output; detached, unless the mode is "train"."""
+        return self.run(args, kwargs)
+
+    def run(
+        self, args: tuple, kwargs: Mapping[str, Any], *, sample: Any = None, view: Any = None
+    ) -> Any:
         model = self._held()
         if self.mode == "train":
             return model(*args, **kwargs)

@@ -37,7 +37,7 @@ class DistillationModel(Carried):
         """What `forward` does: teacher, then student; the student's output."""
         carried = self._kd
         if carried.only_teacher:
-            return carried.distiller.teacher(*args, **kwargs)
+            return carried.distiller.teacher.run(args, kwargs)
         if carried.only_student:
             return self._student_forward(*args, **kwargs)
         return carried.distiller.run(self._student_forward, args, kwargs)

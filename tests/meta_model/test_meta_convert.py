@@ -112,6 +112,20 @@ def test_the_signature_of_forward_is_kept():
     assert inspect.signature(type(model).forward) == inspect.signature(Net.forward)
 
 
+def test_inputs_may_be_named_like_the_keys_of_a_table():
+    class Denoiser(Net):
+        def forward(self, sample, view=1.0):
+            return super().forward(sample * view)
+
+    x, _ = batch()
+    for teacher in (Denoiser(), [Denoiser(), Denoiser()]):
+        model = convert(Denoiser(), **config(teacher))
+        model(sample=x, view=2.0)
+        wanted = model.compute_kd_loss()
+        model(2 * x)
+        assert torch.allclose(model.compute_kd_loss(), wanted, rtol=1e-4)
+
+
 def test_converting_one_class_leaves_the_others_alone():
     class Other(nn.Module):
         def forward(self, images, *, scale=1.0):

@@ -138,9 +138,10 @@ def test_layerwise_comes_back(path):
     assert export(back).head.weight.requires_grad
 
 
-def test_a_teacher_given_as_an_instance_must_be_given_again(path):
+@pytest.mark.parametrize("spell", [lambda t: t, lambda t: lambda: t], ids=["instance", "lambda"])
+def test_a_teacher_without_a_name_must_be_given_again(path, spell):
     student, teacher = pair()
-    save(converted(student, teacher), path)
+    save(converted(student, spell(teacher)), path)
     with pytest.raises(TeacherError, match="pass teacher="):
         restore(Net(), path)
     back = restore(Net(), path, teacher=teacher)
