@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from distillation.distiller import Distiller
+from distillation.errors import ConfigError
 from distillation.teacher import TeacherSource, as_teacher
 
 Adapt = Callable[[tuple, Mapping[str, Any]], tuple[tuple, dict]]
@@ -17,22 +18,28 @@ Adapt = Callable[[tuple, Mapping[str, Any]], tuple[tuple, dict]]
 class AdaptedTeacher(TeacherSource):
     """Another source, which sees its inputs through an adapter; keeps its last output."""
 
-    def __init__(self, source: TeacherSource, adapt: Adapt):
+    def __init__(self, source: TeacherSource, adapt: Adapt | None):
+        if source.keyed and adapt is not None:
+            raise ConfigError(
+                "a teacher that looks its outputs up sees no inputs, so teacher_input_adapter has "
+                "no effect; adapt the inputs of the model that fills the table."
+            )
         self.source, self.adapt = source, adapt
         self.reference, self.run_uuid = source.reference, source.run_uuid
-        self.run_step = source.run_step
+        self.run_step, self.mode, self.keyed = source.run_step, source.mode, source.keyed
         self.last_output: Any = None
 
     def __call__(self, *args: Any, sample: Any = None, view: Any = None, **kwargs: Any) -> Any:
-        if not self.keyed:
+        if self.adapt is not None:
             with torch.no_grad():
                 args, kwargs = self.adapt(args, kwargs)
         self.last_output = self.source(*args, sample=sample, view=view, **kwargs)
         return self.last_output
 
-    @property
-    def keyed(self) -> bool:
-        return getattr(self.source, "keyed", False)
+    def __getattr__(self, name: str) -> Any:
+        if name == "source":  # not made yet
+            raise AttributeError(name)
+        return getattr(self.source, name)  # what only some sources have: stored layers, say
 
     @property
     def fingerprint(self) -> str:
@@ -69,7 +76,13 @@ class Guest:
     """
 
     def __init__(
-        self, given: Any, *, mode: str, adapt: Adapt, criterion: Any = None, loss_balancer: Any
+        self,
+        given: Any,
+        *,
+        mode: str,
+        adapt: Adapt | None,
+        criterion: Any = None,
+        loss_balancer: Any = None,
     ):
         self.given, self.mode, self.adapt = given, mode, adapt
         self.criterion, self.loss_balancer = criterion, loss_balancer
@@ -99,7 +112,7 @@ class Guest:
         """The core for this student; one is kept for each."""
         if id(student) not in self._distillers:
             self._distillers[id(student)] = Distiller(
-                student, self.source, self.criterion, self.loss_balancer, teacher_mode=self.mode
+                student, self.source, self.criterion, self.loss_balancer
             )
         return self._distillers[id(student)]
 

@@ -108,7 +108,7 @@ class KDModule(nn.Module):
         self._guest = Guest(
             teacher,
             mode="eval" if run_teacher_on_eval else "follow",
-            adapt=lambda args, kwargs: _adapted(self.teacher_input_adapter, args, kwargs),
+            adapt=None if self.teacher_input_adapter is None else self._adapt_teachers_inputs,
             criterion=options.get("criterion"),
             loss_balancer=options.get("loss_balancer"),
         )
@@ -167,6 +167,9 @@ class KDModule(nn.Module):
         if not self.has_criterion:
             return KDOutput(*core.outputs())
         return KDOutput(output, self._guest.last_output)
+
+    def _adapt_teachers_inputs(self, args: tuple, kwargs: Mapping[str, Any]) -> tuple[tuple, dict]:
+        return _adapted(self.teacher_input_adapter, args, kwargs)
 
     def _run_student(self, *args: Any, **kwargs: Any) -> Any:
         args, kwargs = _adapted(self.student_input_adapter, args, kwargs)

@@ -17,42 +17,50 @@ class Meters:
     """Running weighted mean of each named value, without a host sync per `add`.
 
     Sums are float64 (float32 where the device has no float64), so that a mean over a million
-    samples keeps the digits of its terms.
+    samples keeps the digits of its terms. Names that come together are summed as one vector:
+    a step that logs five values costs little more than one that logs one.
     """
 
     def __init__(self) -> None:
-        self._sums: dict[str, torch.Tensor] = {}
-        self._weights: dict[str, float] = {}
+        self._sums: dict[tuple[str, ...], torch.Tensor] = {}
+        self._weights: dict[tuple[str, ...], float] = {}
 
     def add(self, values: Mapping[str, torch.Tensor | float], n: float = 1.0) -> None:
         """Add the mean of `n` samples for each name; tensors must have one element."""
-        for name, value in values.items():
-            if isinstance(value, torch.Tensor):
-                term = value.detach().reshape(()).to(_wide(value.device)) * n
-            else:
-                term = torch.tensor(float(value) * n, dtype=torch.float64)
-            before = self._sums.get(name)
-            if before is None:
-                self._sums[name] = term.clone()
-            elif before.device.type == "cpu":  # sums from a checkpoint follow the device
-                self._sums[name] = before.to(term.device) + term
-            else:
-                self._sums[name] = before + term.to(before.device)
-            self._weights[name] = self._weights.get(name, 0.0) + n
+        if values:
+            self.add_terms(tuple(values), vector(values) * n, n)
+
+    def add_terms(self, names: tuple[str, ...], terms: torch.Tensor, n: float) -> None:
+        """Add sums over `n` samples, one for each name, as `vector` made them."""
+        before = self._sums.get(names)
+        if before is None:
+            self._sums[names] = terms
+        elif before.device.type == "cpu":  # sums from a checkpoint follow the device
+            self._sums[names] = before.to(terms.device) + terms
+        else:
+            self._sums[names] = before + terms.to(before.device)
+        self._weights[names] = self._weights.get(names, 0.0) + n
 
     def compute(
         self, reduce: Callable[[torch.Tensor], torch.Tensor] | None = None
     ) -> dict[str, float]:
         """The means so far. `reduce` sums a tensor over processes (same names on each)."""
-        names = [n for n in self._sums if self._weights[n] > 0]
-        if not names:
+        groups = [names for names in self._sums if self._weights[names] > 0]
+        if not groups:
             return {}
-        device = self._sums[names[0]].device
-        sums = torch.stack([self._sums[n].to(device) for n in names])
-        weights = torch.tensor([self._weights[n] for n in names], dtype=sums.dtype, device=device)
+        device = self._sums[groups[0]].device
+        sums = torch.cat([self._sums[names].to(device) for names in groups])
+        weights = [self._weights[names] for names in groups for _ in names]
+        both = torch.stack([sums, torch.tensor(weights, dtype=sums.dtype, device=device)])
         if reduce is not None:
-            sums, weights = reduce(torch.stack([sums, weights]))
-        return dict(zip(names, (sums / weights).tolist(), strict=True))
+            both = reduce(both)
+        totals: dict[str, list[float]] = {}
+        flat = [name for names in groups for name in names]
+        for name, value, weight in zip(flat, *both.tolist(), strict=True):
+            total = totals.setdefault(name, [0.0, 0.0])
+            total[0] += value
+            total[1] += weight
+        return {name: value / weight for name, (value, weight) in totals.items()}
 
     def reset(self) -> None:
         """Forget everything."""
@@ -62,14 +70,36 @@ class Meters:
     def state_dict(self) -> dict[str, Any]:
         """Sums and weights, to go on exactly in the middle of an epoch."""
         return {
-            "sums": {k: v.detach().cpu().clone() for k, v in self._sums.items()},
-            "weights": dict(self._weights),
+            "names": [list(names) for names in self._sums],
+            "sums": [total.detach().cpu().clone() for total in self._sums.values()],
+            "weights": list(self._weights.values()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
-        self._sums = {k: v.clone() for k, v in state["sums"].items()}
-        self._weights = dict(state["weights"])
+        names = [tuple(group) for group in state["names"]]
+        self._sums = {k: v.clone() for k, v in zip(names, state["sums"], strict=True)}
+        self._weights = dict(zip(names, state["weights"], strict=True))
+
+
+def vector(named: Mapping[str, torch.Tensor | float]) -> torch.Tensor:
+    """Single numbers as one wide vector, on the device of the first tensor among them."""
+    values = list(named.values())
+    tensors = [v for v in values if isinstance(v, torch.Tensor)]
+    if not tensors:
+        return torch.tensor([float(v) for v in values], dtype=torch.float64)
+    device = tensors[0].device
+    dtype = tensors[0].dtype
+    alike = len(tensors) == len(values) and all(
+        v.dtype == dtype and v.device == device for v in tensors
+    )
+    if not alike:
+        wide = {"dtype": _wide(device), "device": device}
+        values = [
+            v.to(**wide) if isinstance(v, torch.Tensor) else torch.tensor(float(v), **wide)
+            for v in values
+        ]
+    return torch.stack([v.detach().reshape(()) for v in values]).to(_wide(device))
 
 
 @torch.no_grad()

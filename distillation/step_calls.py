@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import nn
 
-from distillation.meters import parameter_statistics
+from distillation.meters import parameter_statistics, vector
 
 
 class StepCalls:
@@ -49,9 +49,12 @@ class StepCalls:
 
     def log(self, values: Mapping[str, torch.Tensor | float], n: int = 1) -> None:
         """Add the means of `n` samples to the metrics of the current split; no host sync."""
-        self.epoch_meters.add(values, n)
+        if not values:
+            return
+        names, terms = tuple(values), vector(values) * n
+        self.epoch_meters.add_terms(names, terms, n)
         if self.is_train and self.log_every:
-            self.step_meters.add(values, n)
+            self.step_meters.add_terms(names, terms, n)
 
     def log_parameters(self, name: str = "model") -> None:
         """Norm, mean and standard deviation of every parameter and gradient, in the epoch's row."""
