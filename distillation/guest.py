@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from distillation.distiller import Distiller
-from distillation.errors import ConfigError
+from distillation.errors import ConfigError, TeacherError
 from distillation.teacher import TeacherSource, as_teacher
 
+TRAIN = "train"
 Adapt = Callable[[tuple, Mapping[str, Any]], tuple[tuple, dict]]
 
 
@@ -87,11 +88,18 @@ class Guest:
         self.given, self.mode, self.adapt = given, mode, adapt
         self.criterion, self.loss_balancer = criterion, loss_balancer
         self._source: AdaptedTeacher | None = None
-        self._distillers: dict[int, Distiller] = {}
+        self._others: dict[str, AdaptedTeacher] = {}
+        self._selected: AdaptedTeacher | None = None
+        self._distillers: dict[tuple[int, int], Distiller] = {}
         self._training: bool | None = None
 
     @property
     def source(self) -> AdaptedTeacher:
+        """The source that answers now: the teacher's own, unless another was selected."""
+        return self.own_source if self._selected is None else self._selected
+
+    @property
+    def own_source(self) -> AdaptedTeacher:
         """The teacher's source, borrowed."""
         if self._source is None:
             source = as_teacher(self.given, mode=self.mode)
@@ -103,27 +111,50 @@ class Guest:
                 self._source.train_with(self._training)
         return self._source
 
+    def add_tables(self, tables: Mapping[str, TeacherSource]) -> None:
+        """Tables of the teacher's outputs by split; they are released with the teacher."""
+        for split, table in tables.items():
+            self._others[split] = AdaptedTeacher(table, self.adapt)
+
+    def select(self, split: str) -> None:
+        """Let the source of this split answer: its table, else the teacher.
+
+        A table that was given as the teacher answers for the training data alone; other splits
+        are answered by the model behind it. Raises `TeacherError` when it has none.
+        """
+        own = self.own_source
+        if split not in self._others and own.keyed and split != TRAIN:
+            behind = own.source.teacher
+            if behind is None:
+                raise TeacherError(
+                    f"the teacher is a table without a model, which cannot answer for the split "
+                    f"{split!r}; open the table with its teacher, or train without a valid_loader."
+                )
+            self._others[split] = AdaptedTeacher(behind.share(), self.adapt)
+        self._selected = self._others.get(split)
+
     @property
     def last_output(self) -> Any:
         """What the teacher gave last."""
-        return None if self._source is None else self._source.last_output
+        return self.source.last_output
 
     def distiller(self, student: nn.Module) -> Distiller:
         """The core for this student; one is kept for each."""
-        if id(student) not in self._distillers:
-            self._distillers[id(student)] = Distiller(
+        key = id(student), id(self.source)
+        if key not in self._distillers:
+            self._distillers[key] = Distiller(
                 student, self.source, self.criterion, self.loss_balancer
             )
-        return self._distillers[id(student)]
+        return self._distillers[key]
 
     def train_with(self, mode: bool) -> None:
         """The student went into this mode."""
         self._training = mode
-        self.source.train_with(mode)
+        self.own_source.train_with(mode)
 
     def apply(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Move the teacher as the student is moved, with what belongs to its losses."""
-        self.source._apply(fn)
+        self.own_source._apply(fn)
         for distiller in self._distillers.values():
             distiller.loss_modules._apply(fn)
             if distiller.loss_balancer is not None:
@@ -134,9 +165,10 @@ class Guest:
         for distiller in self._distillers.values():
             distiller.release()
         self._distillers = {}
-        if self._source is not None:
-            self._source.release()
-            self._source = None
+        for source in (*self._others.values(), *filter(None, [self._source])):
+            source.release()
+        self._source = self._selected = None
+        self._others = {}
 
     def __deepcopy__(self, memo: dict) -> Guest:
         return Guest(

@@ -123,13 +123,13 @@ class KDModule(nn.Module):
     @property
     def teacher(self) -> Any:
         """The teacher's module; its source where it is no single module (a table, an ensemble)."""
-        source = self._guest.source
+        source = self._guest.own_source
         return source if source.module is None else source.module
 
     @property
     def teacher_source(self) -> TeacherSource:
-        """Where the teacher's outputs come from."""
-        return self._guest.source
+        """What was given as the teacher, as a source."""
+        return self._guest.own_source
 
     @property
     def distiller(self) -> Distiller:
@@ -140,6 +140,14 @@ class KDModule(nn.Module):
     def has_criterion(self) -> bool:
         """Whether the losses between layers come from `arch_params`."""
         return self._guest.criterion is not None
+
+    def answer_for(self, split: str, tables: Mapping[str, TeacherSource] | None = None) -> None:
+        """Say which split the next batches are of, where teachers answer from tables.
+
+        `tables` adds tables of the teacher's outputs, by split ("train", "valid").
+        """
+        self._guest.add_tables(tables or {})
+        self._guest.select(split)
 
     def release(self) -> None:
         """Give the teacher its flags back. The next forward borrows it again."""

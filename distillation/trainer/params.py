@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from distillation.trainer.schema import REQUIRED, build, option, page
@@ -316,7 +317,8 @@ class TrainingParams:
         1,
         (int,),
         "Batches per optimizer step; the gradient is the mean over their samples and an "
-        "incomplete group at an epoch's end is used as well.",
+        "incomplete group at an epoch's end is used as well. n batches of b samples equal one of "
+        "n·b for models without batch statistics: batch norm sees b samples at a time.",
         example="4",
         valid="an integer of at least 1",
         check=positive,
@@ -354,9 +356,21 @@ class TrainingParams:
         False,
         (bool,),
         "With several processes, batch norm of the student uses the statistics of all of them. "
-        "The layers are restored after the training.",
+        "Without it P processes equal one process with the same global batch only for models "
+        "without batch norm: each normalises with its own part of the batch, and the running "
+        "statistics are those of the first process. The layers are restored after the training.",
         example="True",
         valid="True or False",
+        **_STEP,
+    )
+    teacher_table: Any = option(
+        None,
+        (str, Path, bool, None),
+        "Answer for the teacher from a table of its outputs, computed once and kept: `auto` (in "
+        "the run store's root) or a folder. Needs a `TensorLoader` with finite views. (KDTrainer)",
+        example='"auto"',
+        valid="`auto`, a folder, or None for the teacher itself",
+        check=lambda value: value is not True,
         **_STEP,
     )
     batch_adapter: Any = option(
@@ -577,6 +591,4 @@ def docs_page() -> str:
 
 
 if __name__ == "__main__":
-    from pathlib import Path
-
     Path(PAGE).write_text(docs_page(), encoding="utf-8")

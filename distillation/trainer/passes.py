@@ -73,6 +73,7 @@ class Passes(Hooks):
 
     def on_validate_start(self, engine: Engine, split: str) -> None:
         self.metrics[split].reset()
+        self.task.answer_for(split)
         self._using = self.task.using(self.ema_model)
         self._net = self._using.__enter__()
         self._net.eval()

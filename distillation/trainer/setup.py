@@ -28,7 +28,7 @@ from distillation.trainer.optimizers import freeze_for_finetune, make_optimizer
 from distillation.trainer.params import TrainingParams
 from distillation.trainer.schedules import Schedule
 from distillation.trainer.sync_bn import synchronise_batch_norm
-from distillation.trainer.task import OwnState, Task
+from distillation.trainer.task import ONLINE, KDTask, OwnState, Task
 from distillation.trainer.trackers import Trackers
 from distillation.trainer.training import TRAIN, Training
 
@@ -82,6 +82,7 @@ class Setup:
         train_loader: Any,
         valid_loader: Any,
         accelerator: Accelerator,
+        root: Path | None = None,
     ):
         self.task, self.params, self.accelerator = task, params, accelerator
         self.device = accelerator.device
@@ -104,6 +105,10 @@ class Setup:
             params.greater_metric_to_watch_is_better,
         )
         task.to(self.device)
+        if isinstance(task, KDTask):
+            task.use_tables({TRAIN: self.train_loader, **self.valid_loaders}, root)
+        elif params.teacher_table not in ONLINE:
+            raise ConfigError("training parameter 'teacher_table' needs a teacher: use KDTrainer.")
         self._resolve_plateau()
         self.optimizer = self._optimizer()
         self.schedule = Schedule(self.optimizer, params, self.per_epoch)

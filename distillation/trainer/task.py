@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from distillation.errors import ConfigError, ShapeError
 from distillation.kd_module import KDModule, KDOutput, takes_keys
 from distillation.losses.interface import accepts
+from distillation.table.attach import ONLINE, with_tables
 from distillation.trainer.batches import Parts, plain_output
 from distillation.trainer.criteria import LossCall, make_loss, single
 from distillation.trainer.metrics import slug
@@ -113,6 +114,9 @@ class Task:
         self.net.to(device)
         if isinstance(self.criterion, nn.Module):
             self.criterion.to(device)
+
+    def answer_for(self, split: str) -> None:
+        """The next batches are of this split."""
 
     def release(self) -> None:
         """Give back what is only lent."""
@@ -228,6 +232,22 @@ class KDTask(Task):
         else:
             with self.net.with_student(student) as net:
                 yield net
+
+    def answer_for(self, split: str) -> None:
+        self.net.answer_for(split)
+
+    def use_tables(self, loaders: Mapping[str, Any], root: Any) -> None:
+        """Put tables of outputs before the teacher, where `teacher_table` asks for them."""
+        wanted = self.params.teacher_table
+        if wanted in ONLINE:
+            return
+        if not self.net.run_teacher_on_eval:
+            raise ConfigError(
+                "teacher_table needs a teacher whose outputs stay the same; with "
+                "run_teacher_on_eval=False they depend on the batch."
+            )
+        tables = with_tables(self.net.teacher_source.source, wanted, loaders, root=root)
+        self.net.answer_for("train", tables)
 
     def release(self) -> None:
         self.net.release()

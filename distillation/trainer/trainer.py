@@ -138,7 +138,7 @@ class Trainer:
         try:
             with KeepFlags(task.modules()):
                 seed_everything(params.seed + accelerator.process_index)
-                setup = Setup(task, params, train_loader, valid_loader, accelerator)
+                setup = Setup(task, params, train_loader, valid_loader, accelerator, self.root)
                 with self._recorder(before, task, params, config, accelerator) as recorder:
                     self.run = Run.read(recorder.path)
                     self.net, self.ema_model = task.net, setup.ema and setup.ema.module

@@ -118,6 +118,7 @@ class Training(Passes):
         self.callbacks.call("on_training_start", epoch=engine.epoch)
 
     def on_epoch_start(self, engine: Engine) -> None:
+        self.task.answer_for(TRAIN)
         self.task.net.train()
         if not engine.batch:
             self.metrics[TRAIN].reset()
