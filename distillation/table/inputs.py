@@ -7,6 +7,7 @@ that this library does not hold.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -69,6 +70,8 @@ class ImageInputs(Inputs):
                 "cutout, or with the teacher online (teacher_table=None)"
             )
         self.check_images = check_images
+        # A copy: a loader prepares its views for its own device, this one renders on the host.
+        views = copy.copy(views)
         self._loader = TensorLoader(
             image_set, 1, views=views, mean=mean, std=std, shuffle=False, dtype=torch.float32
         )

@@ -26,7 +26,8 @@ from distillation.teacher import as_teacher
 KEYS = (
     "a teacher table answers by key: it must be told which (sample, view) each image is. "
     "TensorLoader's batches carry both, as batch.sample and batch.view; a loop of your own passes "
-    "them on: model(images, sample=…, view=…), or model.compute_kd_loss(…, sample=…, view=…)"
+    "them on: model.compute_kd_loss(…, sample=…, view=…), or distiller.forward(images, sample=…, "
+    "view=…)"
 )
 
 
@@ -99,6 +100,7 @@ class TeacherTable(TeacherSource):
         self.recorded: dict[str, Tensor] = {}
         self.hits = self.misses = 0
 
+    @torch.compiler.disable(reason="a look-up reads files; the student is compiled around it")
     def __call__(
         self,
         *args: Any,

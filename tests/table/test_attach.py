@@ -9,6 +9,7 @@ import torch
 from table_case import make_teacher, make_views
 from torch.nn import functional as F
 
+from distillation import convert
 from distillation.data import TensorLoader, digits
 from distillation.distiller import Distiller
 from distillation.errors import ConfigError
@@ -89,6 +90,22 @@ def test_stored_layers_teach_as_captured_ones_do(teacher, loader, tmp_path):
         assert stored["Norm_1"] > 0
         with pytest.raises(ConfigError, match="stored layer"):
             Distiller(DigitsSmallModel(), table, {("fc", "layers.0"): Norm()})
+
+
+def test_the_student_around_a_look_up_can_be_compiled(teacher, loader, tmp_path):
+    batch = loader.batch(0, 0)
+    keys = {"sample": batch.sample, "view": batch.view}
+    with TeacherTable(teacher, tmp_path, ImageInputs.of(loader)) as table:
+        model = DigitsSmallModel().train()
+        convert(model, teacher_model=table, criterion=LogitsDistillationLoss())
+        expected = model.eval()(batch.images)
+        loss = model.compute_kd_loss(**keys)
+        compiled = torch.compile(model, backend="eager")
+        assert torch.equal(compiled(batch.images), expected)
+        assert torch.equal(model.compute_kd_loss(**keys), loss)
+        # The teacher's call inside the compiled region, as in a step compiled as a whole.
+        logits = torch.compile(lambda x: table(x, **keys) * 2, backend="eager")(batch.images)
+        assert torch.equal(logits, table(**keys) * 2)
 
 
 class Norm(torch.nn.Module):
