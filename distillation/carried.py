@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distillation.class_swap import made_class, swapped_class, without
+from distillation.class_swap import swapped_class, without
 from distillation.distiller import Distiller
 from distillation.errors import DistillationError
 from distillation.teacher import TeacherSource
@@ -31,6 +31,7 @@ class KD:
 
     distiller: Distiller
     forward: Callable[..., Any] | None = None  # the instance's own `forward`, when it had one
+    later_forward: Callable[..., Any] | None = None  # one set since the conversion; see `detach`
     show_teacher: bool = False
     only_teacher: bool = False
     only_student: bool = False
@@ -157,12 +158,19 @@ class Carried(nn.Module):
         """A student of its own with losses of its own, and the same teacher."""
         cls = type(self)
         kd = detach(self)
+        self.__dict__.pop("forward", None)
         try:
             made = copy.deepcopy(self, memo)
         finally:
-            attach(self, kd, cls)
-        distiller = kd.distiller.copy_for(made, memo)
-        attach(made, replace(kd, distiller=distiller, running=False), cls)
+            reattach(self, kd, cls)
+        twin = replace(
+            kd,
+            distiller=kd.distiller.copy_for(made, memo),
+            forward=copy.deepcopy(kd.forward, memo),
+            later_forward=copy.deepcopy(kd.later_forward, memo),
+            running=False,
+        )
+        reattach(made, twin, cls)
         return made
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -179,27 +187,36 @@ class Carried(nn.Module):
         )
 
 
-def attach(model: nn.Module, kd: KD, cls: type) -> None:
-    """Let `model` carry `kd`, as an instance of `cls`: a mixin, or a class made from one before.
+def attach(model: nn.Module, kd: KD, mixin: type) -> None:
+    """Let `model` carry `kd`, as an instance of a class made from `mixin` and its own.
 
     A `forward` that was set on the instance moves into `kd`.
     """
-    forward = model.__dict__.get("forward")
-    if made_class(cls) is None:
-        cls = swapped_class(cls, type(model), forward)
-    model.__class__ = cls  # nothing has changed yet when this fails
-    model.__dict__.pop("forward", None)
-    model.__dict__["_kd"] = kd
-    kd.forward = forward
+    kd.forward = model.__dict__.get("forward")
+    reattach(model, kd, swapped_class(mixin, type(model), kd.forward))
 
 
 def detach(model: nn.Module) -> KD:
-    """Undo `attach`: the class and every attribute are as they were."""
-    kd = model.__dict__.pop("_kd")
-    if kd.forward is not None:
-        model.__dict__.setdefault("forward", kd.forward)
+    """Undo `attach`: the class and every attribute are as they were.
+
+    A `forward` that another tool has set on the instance since stays there.
+    """
+    kd = model.__dict__["_kd"]
     model.__class__ = without(type(model))
+    del model.__dict__["_kd"]
+    kd.later_forward = model.__dict__.get("forward")
+    if kd.later_forward is None and kd.forward is not None:
+        model.__dict__["forward"] = kd.forward
     return kd
+
+
+def reattach(model: nn.Module, kd: KD, cls: type) -> None:
+    """Undo `detach`: `cls` is the class that the model had."""
+    model.__class__ = cls  # nothing has changed yet when this fails
+    model.__dict__.pop("forward", None)
+    if kd.later_forward is not None:
+        model.__dict__["forward"] = kd.later_forward
+    model.__dict__["_kd"] = kd
 
 
 def follow(teacher: TeacherSource, fn: Callable[[Tensor], Tensor]) -> None:

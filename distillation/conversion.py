@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distillation.carried import KD, attach, detach
+from distillation.carried import KD, attach, detach, reattach
 from distillation.distiller import Distiller
 from distillation.errors import ConfigError
 from distillation.kd_config import KDLossConfig, build_model, parse_modes
@@ -110,7 +110,7 @@ def _apply_export(
     _refuse_plain(student)
     cls = type(student)
     kd = detach(student)
-    undo.append(lambda: attach(student, kd, cls))
+    undo.append(lambda: reattach(student, kd, cls))
     done.append(kd.distiller.release)
 
 

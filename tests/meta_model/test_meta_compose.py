@@ -6,6 +6,7 @@ For each: gradients equal those of the plain loop, the state dict reloads, the e
 from __future__ import annotations
 
 import copy
+import types
 
 import pytest
 import torch
@@ -183,6 +184,21 @@ def test_a_deepcopy_of_a_parent_and_of_a_patched_forward():
     parent = copy.deepcopy(nn.Sequential(converted(student, teacher)))
     assert isinstance(parent[0], DistillationModel) and parent[0] is not student
     assert loss_of(parent[0], *batch()) > 0
+
+
+def test_a_deepcopy_keeps_a_forward_that_was_wrapped_since():
+    model = converted(*pair())
+
+    def one_more(self, x):
+        return type(self).forward(self, x) + 1
+
+    model.forward = types.MethodType(one_more, model)
+    x, y = batch()
+    wanted = loss_of(model.eval(), x, y)
+    twin = copy.deepcopy(model)
+    assert twin.forward.__self__ is twin and model.forward.__self__ is model
+    assert torch.equal(loss_of(twin, x, y), wanted)
+    assert torch.equal(loss_of(model, x, y), wanted)
 
 
 def test_averaged_weights_of_a_converted_model():

@@ -35,6 +35,7 @@ from distillation import (
 )
 from distillation.errors import ConfigError, DistillationError, ShapeError
 from distillation.losses import DistillationLossBalancer
+from distillation.table import GivenInputs, TeacherTable
 
 
 def test_fifty_steps_equal_a_loop_by_hand_bit_for_bit():
@@ -197,6 +198,20 @@ def test_a_layer_may_be_in_several_pairs():
     losses = model.compute_kd_loss(skip_balancer=True)
     assert list(losses) == ["MSELoss_0", "LogitsDistillationLoss_1"]
     assert all(loss.requires_grad for loss in losses.values())
+
+
+def test_the_keys_of_a_batch_go_to_a_table(tmp_path):
+    student, teacher = pair()
+    x, y = batch()
+    online = loss_of(converted(copy.deepcopy(student), teacher).train(), x, y)
+    table = TeacherTable(teacher, tmp_path, GivenInputs(8, data="one batch"))
+    model = converted(student, table).train()
+    student_loss = F.cross_entropy(model(x), y)
+    loss = model.compute_kd_loss(student_loss, sample=torch.arange(8))
+    assert torch.allclose(loss, online, atol=1e-3)
+    export(model)
+    assert table(x, sample=torch.arange(8)).shape == (8, 10)
+    table.release()
 
 
 def test_one_teacher_serves_several_students_between_forward_and_loss():

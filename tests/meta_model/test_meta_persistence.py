@@ -40,6 +40,7 @@ from distillation.errors import (
     TrustError,
 )
 from distillation.losses import ScheduledLossBalancer, UncertaintyLossBalancer
+from distillation.table import GivenInputs, TeacherTable
 
 TEACHER = (make_teacher, (10,), {"seed": 7})
 
@@ -109,6 +110,19 @@ def test_settings_come_back(path):
     assert any(name.startswith("_teacher_model.") for name in back.state_dict())
     back.train()
     assert back.teacher_model.training
+
+
+def test_a_student_of_a_table_is_restored_with_the_teacher_behind_it(path, tmp_path):
+    table = TeacherTable(TEACHER, tmp_path / "table", GivenInputs(8, data="one batch"))
+    model = converted(Net(), table)
+    model(batch()[0])
+    model.compute_kd_loss(torch.tensor(0.0), sample=torch.arange(8))
+    save(model, path)
+    back = restore(Net(), path)
+    assert_same(back.teacher_model.state_dict(), make_teacher().state_dict())
+    assert loss_of(back, *batch()) > 0
+    export(model)
+    table.release()
 
 
 def test_student_only_gives_the_plain_student(path):
