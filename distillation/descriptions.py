@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distillation.errors import DistillationError, TrustError
+from distillation.errors import ConfigError, DistillationError, TrustError
 from distillation.losses.interface import Remembers
 from distillation.references import Reference, resolve
 
@@ -50,7 +50,8 @@ def remade(
 ) -> nn.Module:
     """The module that a recipe describes, without its weights.
 
-    Raises `TrustError` as `references.resolve` does, and when the class is no `nn.Module`.
+    Raises `TrustError` as `references.resolve` does, and when the class is no `nn.Module`;
+    `ConfigError` when the class does not take these arguments (any more).
     """
     if not isinstance(recipe, Mapping) or not {"reference", "parts"} <= set(recipe):
         raise TrustError(f"{recipe!r} describes no module")
@@ -59,13 +60,26 @@ def remade(
     if not (isinstance(made, type) and issubclass(made, nn.Module)):
         raise TrustError(f"{reference.target} is no nn.Module class; losses and balancers are")
     args, kwargs = list(reference.args), dict(reference.kwargs)
-    for place, inner in recipe["parts"].items():
+    parts = recipe["parts"]
+    if not isinstance(parts, Mapping) or not all(_is_place(p, args, kwargs) for p in parts):
+        raise TrustError(f"{recipe!r} describes no module")
+    for place, inner in parts.items():
         part = remade(inner, trust=trust, home_module=home_module)
         if place.isdecimal():
             args[int(place)] = part
         else:
             kwargs[place] = part
-    return made(*args, **kwargs)
+    try:
+        return made(*args, **kwargs)
+    except TypeError as error:
+        raise ConfigError(f"{reference} cannot be made any more: {error}") from error
+
+
+def _is_place(place: object, args: list, kwargs: dict[str, Any]) -> bool:
+    """Whether `place` is the number of a positional argument, or the name of another."""
+    if not isinstance(place, str):
+        return False
+    return int(place) < len(args) if place.isdecimal() else place in kwargs
 
 
 def _without_module(value: Any, place: str, parts: dict[str, Any]) -> Any:

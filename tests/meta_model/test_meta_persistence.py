@@ -355,6 +355,9 @@ def test_trust_lets_a_function_of_another_module_in(path, tmp_path, monkeypatch)
         lambda s: s["distillation"]["criterion"]["pairs"].append("head"),
         lambda s: s["distillation"]["criterion"]["losses"].pop(),
         lambda s: s["distillation"].update(mode="export_student"),
+        lambda s: s["distillation"]["criterion"]["losses"][0]["parts"].update({"9": {}}),
+        lambda s: s["distillation"]["criterion"]["losses"][0].update(parts=[1]),
+        lambda s: s["distillation"]["criterion"]["losses"][0]["reference"]["kwargs"].update(x=1),
     ],
 )
 def test_a_file_of_another_making_is_refused(path, change):
