@@ -8,6 +8,7 @@ that annotations and constructor calls tell. What cannot be told is left alone.
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -146,6 +147,10 @@ class Project:
 
     def __init__(self, modules: list[Module]) -> None:
         self.modules = {m.name: m for m in modules}
+        # Classes and functions whose name is that of no other one
+        every = [(n, f"{m.name}.{n}") for m in modules for n in m.sections if "." not in n]
+        count = Counter(n for n, _ in every)
+        self.public = {n: path for n, path in every if count[n] == 1 and n[0] != "_"}
 
     def find(self, dotted: str, depth: int = 0) -> tuple[str, Module | None, str]:
         """(canonical dotted path, its module or None, qualified name there; "" is the module)."""
@@ -195,7 +200,7 @@ class Project:
             node = node.func
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             try:
-                node = ast.parse(node.value, mode="eval").body
+                return self.kind(ast.parse(node.value, mode="eval").body, module)
             except SyntaxError:
                 return ""
         path, found, name = self.find(self.dotted(node, module) or "")

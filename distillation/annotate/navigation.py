@@ -42,6 +42,7 @@ def pages(files: Mapping[str, Any], title: str) -> dict[str, dict[str, str]]:
     else:
         first = next(iter(root.folders.values()), None)
         site = first.title if first and len(root.folders) == 1 and not root.files else "Contents"
+    has_home = bool(root.page or root.files or len(root.folders) > 1)
     folders = {f.out: f for f in _walk(root)}
     order = _reading_order(root)
     result = {}
@@ -58,7 +59,7 @@ def pages(files: Mapping[str, Any], title: str) -> dict[str, dict[str, str]]:
             "intro": intro,
             "toc": _toc(headings),
             "rest": rest + listing,
-            "crumbs": _crumbs(folders, out, name, plain(site)),
+            "crumbs": _crumbs(folders, out, name, plain(site), has_home),
             "sidebar": _sidebar(root, out),
             "previous": _neighbour(order[i - 1], files, folders, out, "prev") if i else "",
             "next": _neighbour(order[i + 1], files, folders, out, "next")
@@ -133,9 +134,9 @@ def _sidebar(folder: Folder, page: str) -> str:
     return f"<ul><li>{_link(folder.out, page, own)}</li>{''.join(items)}</ul>"
 
 
-def _crumbs(folders: Mapping[str, Folder], page: str, name: str, site: str) -> str:
+def _crumbs(folders: Mapping[str, Folder], page: str, name: str, site: str, has_home: bool) -> str:
     parts, items = page.split("/")[:-1], [_link("index.html", page, html.escape(site))]
-    if parts[:1] == [site]:
+    if not has_home:
         items = []  # a site of one folder is called like it
     for n in range(1, len(parts) + 1):
         target = "/".join([*parts[:n], "index.html"])

@@ -50,8 +50,8 @@ def math(latex: str, *, display: bool = False) -> str:
         text = node.text or ""
         if node.tag == "mi" and text.startswith("\\"):
             raise MathError(f"unknown command {text}")
-        if node.tag in ("mi", "mo") and text in ("&", "{", "}"):
-            raise MathError(f"{text} out of place")
+        if node.tag == "mi" and text == "&":
+            raise MathError("& out of place")
         if len(node) != _CHILDREN.get(node.tag, len(node)):
             raise MathError(f"an argument is missing in <{node.tag}>")
         for name in _REFUSED:
@@ -114,8 +114,10 @@ def render(text: str, line: int, page: Page) -> str:
 
 
 def plain(rendered: str) -> str:
-    """The text of rendered notes, for the search."""
-    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", rendered))).strip()
+    """The text of rendered notes, for the search and for titles."""
+    text = re.sub(r'<a class="here".*?</a>', "", rendered)
+    text = re.sub(r"<(/?(p|ul|li|h\d|pre|div|t[dhr])|br)\b[^>]*>", " ", text)
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", text))).strip()
 
 
 def _plain(inline: Token) -> str:

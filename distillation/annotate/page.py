@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import html
+import re
 from collections.abc import Iterable
 from functools import cache
 
@@ -102,27 +103,26 @@ def _close(cuts: dict[int, tuple[Use, str]], column: int) -> str:
 
 
 class Words(list):
-    """What the search finds on a page: (id, heading in plain text, text)."""
+    """What the search finds on a page: [id, heading in plain text, text]."""
 
-    def put(self, at: str, title: str, text: str) -> None:
-        if title or not self:
-            self.append([at, title, text])
-        elif text:
-            self[-1][2] = f"{self[-1][2]} {text}".strip()
+    def add(self, notes: str, at: str = "", title: str = "") -> None:
+        """Each heading of `notes` begins an entry, and so does a `title`, at place `at`."""
+        before, *parts = re.split(r'<h[1-6] id="', notes)
+        if title or (not self and plain(before)):
+            self.append([at, title, plain(before)])
+        elif plain(before):
+            self[-1][2] += f" {plain(before)}"
+        for part in parts:
+            title, _, text = part.partition("</h")
+            at, _, heading = title.partition('">')
+            self.append([html.unescape(at), plain(heading), plain(f"</h{text}")])
 
 
 def markdown_page(source: str, page: Page) -> tuple[tuple[str, str], Words]:
     """The HTML of a Markdown file (all of it is introduction), and what the search finds there."""
     body = render(source, 1, page)
     words = Words()
-    # Every heading starts a piece of the text
-    for i, part in enumerate(body.split("<h")):
-        title, _, text = part.partition("</h")
-        at = title.partition('id="')[2].partition('"')[0] if i else ""
-        if not i or not at:
-            words.put("", "", plain(part))
-            continue
-        words.put(at, plain(title.partition(">")[2]).removesuffix("#").strip(), plain("<" + text))
+    words.add(body)
     return (f'<article class="prose">{body}</article>', ""), words
 
 
@@ -149,11 +149,8 @@ def python_page(
             notes = _heading(1, title, page.new_id(title), page, before) + notes
         elif not heads and _has_own_heading(section):
             notes = _heading(3, section.name, section.name, page, before) + notes
-        at = page.headings[before][1] if len(page.headings) > before else ""
         code = section.code(lines)
-        first = f"L{code[0]}" if code else ""
-        heading = plain(page.headings[before][2]) if at else section.name.rpartition(".")[2]
-        words.put(at or section.name or first, heading, plain(notes))
+        words.add(notes, section.name, "" if heads else section.name.rpartition(".")[2])
         own = section.name if section.name not in named else ""
         named.add(own)
         out.append(_section(section, own, notes, [(n, rows[n - 1]) for n in code]))
@@ -162,8 +159,7 @@ def python_page(
 
 
 def _has_own_heading(section: Section) -> bool:
-    public = not section.name.startswith("_") or bool(section.notes)
-    return bool(section.name) and "." not in section.name and public
+    return bool(section.name) and "." not in section.name and not section.name.startswith("_")
 
 
 def _note(note, page: Page) -> str:

@@ -65,9 +65,10 @@ def split(source: str, tree: ast.Module) -> list[Section]:
     """The sections of `source`: all of its lines, each once and in order."""
     lines = source_lines(source)
     comments, statements = _comments(source)
-    docstrings = {first: (last, note) for first, last, note, _ in _docstrings(source, lines, tree)}
+    found = list(_docstrings(lines, tree))
+    docstrings = {first: (last, note) for first, last, note, _ in found}
     heads = dict(_definitions(tree))
-    top = next((d for d in _docstrings(source, lines, tree) if d[3]), None)
+    top = next((d for d in found if d[3]), None)
     inside = {n for _, (first, last, _, _) in heads.items() for n in range(first + 1, last + 1)}
     inside |= set(range(1, top[1] + 1)) if top else set()
     sections = [Section(is_module=top is not None)]
@@ -147,9 +148,7 @@ def _definitions(
         yield from _definitions(node, name)
 
 
-def _docstrings(
-    source: str, lines: list[str], tree: ast.Module
-) -> Iterator[tuple[int, int, Note, bool]]:
+def _docstrings(lines: list[str], tree: ast.Module) -> Iterator[tuple[int, int, Note, bool]]:
     """(first line, last line, note, whether the module's) of docstrings with lines of their own."""
     for node in ast.walk(tree):
         if not isinstance(node, (ast.Module, *_DEFINITIONS)) or not node.body:
@@ -164,7 +163,10 @@ def _docstrings(
         after = lines[constant.end_lineno - 1].encode()[constant.end_col_offset :]
         if before.strip() or not (after.strip() == b"" or after.lstrip().startswith(b"#")):
             continue
-        note = _note(ast.get_source_segment(source, constant) or "", constant)
+        segment = [t.encode() for t in lines[constant.lineno - 1 : constant.end_lineno]]
+        segment[-1] = segment[-1][: constant.end_col_offset]
+        segment[0] = segment[0][constant.col_offset :]
+        note = _note(b"\n".join(segment).decode(), constant)
         yield constant.lineno, constant.end_lineno, note, isinstance(node, ast.Module)
 
 

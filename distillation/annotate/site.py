@@ -173,7 +173,7 @@ class _Site:
     def attributes(self, file: File, use: Use, number: int) -> str:
         """Of the element around a name; locals have no link, they are lit up only."""
         where = self.where(file, use.meaning)
-        title = html.escape(re.sub(r"\.<(\w+)>$", r" · \1", use.meaning))
+        title = html.escape(re.sub(r"\.<([^>]+)>", r" · \1", use.meaning))
         href = f'href="{html.escape(where)}" ' if where else ""
         return f'{href}data-n="{number}" data-t="{title}"'
 
@@ -191,12 +191,12 @@ class _Site:
 
     def name(self, file: File, text: str) -> str:
         """Attributes of the link for a name in a note's code, or ""."""
-        if not file.module or not re.fullmatch(r"[A-Za-z_][\w.]*(\(\))?", text):
+        if not re.fullmatch(r"[A-Za-z_][\w.]*(\(\))?", text):
             return ""
-        path = text.removesuffix("()")
-        first = path.partition(".")[0]
-        own = self.project.dotted(ast.Name(first), file.module)
-        where = self.where(file, own + path[len(first) :] if own else path)
+        first, _, rest = text.removesuffix("()").partition(".")
+        own = file.module and self.project.dotted(ast.Name(first), file.module)
+        path = own or self.project.public.get(first) or first
+        where = self.where(file, f"{path}.{rest}" if rest else path)
         return f'href="{html.escape(where)}"' if where else ""
 
     def link(self, file: File, href: str, line: int) -> str:

@@ -53,7 +53,8 @@
     return index;
   };
   const score = ([, page, , heading, , all], words) => {
-    let sum = 0;
+    const phrase = words.join(" ");
+    let sum = 8 * (heading.toLowerCase() === phrase) + 4 * all.includes(phrase);
     for (const word of words) {
       if (!all.includes(word)) return 0;
       const title = heading.toLowerCase();

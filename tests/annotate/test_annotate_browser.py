@@ -1,0 +1,187 @@
+"""The site in a real browser: nothing goes wrong, nothing leaves the page's origin."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import re
+import threading
+from pathlib import Path
+
+import chromium
+import pytest
+
+from distillation.annotate import annotate
+
+pytestmark = pytest.mark.skipif(
+    chromium.executable() is None, reason="no Chromium: install Debian's package chromium"
+)
+ROOT = Path(__file__).parents[2]
+STEP = "experiments/cifar10/distill.html"
+PHONE = {"width": 390, "height": 844}
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("annotate") / "site"
+    annotate([ROOT / "experiments", ROOT / "distillation" / "losses"], out, root=ROOT)
+    return out
+
+
+@pytest.fixture(scope="module")
+def origin(site):
+    handler = functools.partial(Quiet, directory=str(site))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory):
+    with chromium.browser(tmp_path_factory.mktemp("profile")) as tab:
+        yield tab
+
+
+@pytest.fixture
+def tab(window, origin):
+    """A window that must stay without console errors and without requests to elsewhere."""
+    window.errors.clear()
+    window.requests.clear()
+    yield window
+    assert window.errors == []
+    assert window.requests
+    assert window.outside(origin) == []
+
+
+def test_every_formula_is_visible(tab, origin):
+    tab.open(f"{origin}/{STEP}")
+    boxes = tab.run(
+        "[...document.querySelectorAll('math')].map(m => m.getBoundingClientRect())"
+        ".map(b => [b.width, b.height])"
+    )
+    assert len(boxes) > 10
+    assert all(width > 4 and height > 6 for width, height in boxes)
+
+
+def test_notes_stand_left_of_their_code_on_a_wide_screen(tab, origin):
+    tab.open(f"{origin}/{STEP}", width=1440)
+    pairs = tab.run("""[...document.querySelectorAll('.row')]
+        .map(r => [r.querySelector('.note'), r.querySelector('.code')])
+        .filter(([n, c]) => n.textContent && c)
+        .map(([n, c]) => [n.getBoundingClientRect(), c.getBoundingClientRect()])
+        .map(([n, c]) => [n.right <= c.left + 1, Math.abs(n.top - c.top) < 2])""")
+    assert len(pairs) > 30
+    assert all(left and level for left, level in pairs)
+
+
+def test_notes_stand_above_their_code_on_a_phone(tab, origin):
+    tab.open(f"{origin}/{STEP}", **PHONE)
+    pairs = tab.run("""[...document.querySelectorAll('.row')]
+        .map(r => [r.querySelector('.note'), r.querySelector('.code')])
+        .filter(([n, c]) => n.textContent && c)
+        .map(([n, c]) => n.getBoundingClientRect().bottom <= c.getBoundingClientRect().top + 1)""")
+    assert len(pairs) > 30
+    assert all(pairs)
+
+
+@pytest.mark.parametrize(
+    "page", [STEP, "index.html", "experiments/index.html", "distillation/losses/functional.html"]
+)
+def test_a_narrow_screen_has_no_sideways_scroll(tab, origin, page):
+    for width in (390, 320):
+        tab.open(f"{origin}/{page}", width=width, height=800)
+        assert tab.run("document.documentElement.scrollWidth") <= width
+        tab.run("scrollTo(500, 0)")
+        assert tab.run("scrollX") == 0
+
+
+def test_the_search_finds_a_term_and_goes_there(tab, origin):
+    tab.open(f"{origin}/index.html")
+    tab.run("""(() => {
+        const input = document.getElementById('search');
+        input.focus();
+        input.value = 'soft targets';
+        input.dispatchEvent(new Event('input'));
+    })()""")
+    tab.wait("document.querySelector('#results a')")
+    found = tab.run("[...document.querySelectorAll('#results a')].map(a => a.getAttribute('href'))")
+    assert f"{STEP}#soft-targets" in found
+    assert tab.run("document.querySelector('#results mark').textContent").lower() == "soft"
+    tab.run("document.querySelector('#results a[href$=\"distill.html#soft-targets\"]').click()")
+    tab.wait("location.hash === '#soft-targets' && document.readyState === 'complete'")
+    assert tab.run("document.querySelector('#soft-targets').tagName") == "H2"
+
+
+def test_a_search_for_what_is_not_there_says_so(tab, origin):
+    tab.open(f"{origin}/index.html")
+    tab.run("""(() => {
+        const input = document.getElementById('search');
+        input.value = '<img src=x>';
+        input.dispatchEvent(new Event('input'));
+    })()""")
+    tab.wait("document.querySelector('#results .none')")
+    assert "<img src=x>" in tab.run("document.querySelector('#results').textContent")
+
+
+def test_a_click_on_a_name_lights_up_its_uses_and_a_second_one_goes_there(tab, origin):
+    tab.open(f"{origin}/{STEP}")
+    name = "[...document.querySelectorAll('.code a')].find(a => a.textContent === 'build_model')"
+    tab.run(f"{name}.click()")
+    assert tab.run("document.querySelectorAll('.lit').length") == 2
+    assert "build_model" in tab.run("document.getElementById('lit').textContent")
+    tab.run(f"{name}.click()")
+    tab.wait("location.pathname.endsWith('/experiments/classification.html')")
+    tab.wait("document.readyState === 'complete'")
+    assert tab.run("location.hash") == "#build_model"
+
+
+def test_the_theme_follows_the_system_until_one_is_chosen(tab, origin):
+    ground = "getComputedStyle(document.body).backgroundColor"
+    tab.open(f"{origin}/index.html", dark=True)
+    dark = tab.run(ground)
+    tab.open(f"{origin}/index.html", dark=False)
+    light = tab.run(ground)
+    assert light != dark
+    tab.run("document.getElementById('theme').click()")
+    assert tab.run(ground) == dark
+    tab.open(f"{origin}/{STEP}", dark=False)
+    assert tab.run(ground) == dark
+    tab.run("localStorage.clear()")
+
+
+def test_a_phone_shows_the_pages_on_demand(tab, origin):
+    tab.open(f"{origin}/{STEP}", **PHONE)
+    shown = "getComputedStyle(document.getElementById('sidebar')).display !== 'none'"
+    assert not tab.run(shown)
+    tab.run("document.getElementById('menu').click()")
+    assert tab.run(shown)
+
+
+def test_every_link_between_pages_of_the_site_leads_to_its_place(site):
+    """In the pages as written: names, sidebars, neighbours, contents."""
+    ids = {p: set(re.findall(r' id="([^"]*)"', p.read_text())) for p in site.rglob("*.html")}
+    assert len(ids) > 25
+    for page in ids:
+        for href in set(re.findall(r'href="([^"]*)"', page.read_text())):
+            if re.match(r"\w+:", href):
+                continue
+            path, _, at = href.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            assert target.is_file(), f"{page}: {href}"
+            assert not at or at in ids[target], f"{page}: {href}"
+
+
+def test_a_page_reads_from_a_file_without_a_server(window, site):
+    window.errors.clear()
+    window.requests.clear()
+    window.open(f"file://{site}/{STEP}")
+    window.run("document.getElementById('search').focus()")
+    window.wait("window.searchIndex")
+    assert window.errors == []
+    assert window.outside(f"file://{site}/") == []

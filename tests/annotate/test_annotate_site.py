@@ -1,0 +1,280 @@
+"""`distill annotate`: what is written, and what is reported."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from distillation.annotate import annotate
+from distillation.commands.annotate import annotate as command
+from distillation.errors import ConfigError
+
+DISTILL = [sys.executable, "-m", "distillation.cli"]
+ROOT = Path(__file__).parents[2]
+STYLE = ROOT / "distillation" / "annotate" / "site_files" / "style.css"
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """`write({path: text})` puts a folder of experiments where the working directory is."""
+    monkeypatch.chdir(tmp_path)
+
+    def put(files: dict[str, str]) -> Path:
+        for name, text in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        return tmp_path
+
+    return put
+
+
+def problems(folder: Path) -> list[str]:
+    return [str(p) for p in annotate([folder], Path("site"))[1]]
+
+
+def test_a_package_is_a_folder_with_an_index(write):
+    root = write({"pkg/__init__.py": '"""# A package"""\n', "pkg/sub/a.py": "x = 1\n"})
+    assert annotate([root / "pkg"], root / "site") == (2, [])
+    for page in ("index.html", "pkg/index.html", "pkg/sub/a.html", "pkg/sub/index.html"):
+        assert (root / "site" / page).exists()
+    assert "<h1" in (root / "site" / "pkg" / "index.html").read_text()
+
+
+def test_a_part_of_a_package_keeps_its_place(write):
+    root = write({"pkg/__init__.py": "", "pkg/sub/__init__.py": "", "pkg/sub/a.py": "x = 1\n"})
+    annotate([root / "pkg" / "sub" / "a.py"], root / "site")
+    assert (root / "site" / "pkg" / "sub" / "a.html").exists()
+
+
+def test_a_folder_that_is_no_package_and_lies_elsewhere(write, tmp_path_factory):
+    write({})
+    folder = tmp_path_factory.mktemp("elsewhere")
+    (folder / "train.py").write_text("import model\nmodel.f()\n")
+    (folder / "model.py").write_text("def f():\n    pass\n")
+    assert annotate([folder], Path("site")) == (2, [])
+    page = (Path("site") / folder.name / "train.html").read_text()
+    assert "model.html#f" in page
+
+
+def test_names_link_to_their_definitions_on_other_pages(write):
+    root = write(
+        {
+            "pkg/__init__.py": "",
+            "pkg/a.py": "class A:\n    rate = 1\n",
+            "pkg/sub/b.py": "from pkg.a import A\nA.rate\n",
+        }
+    )
+    annotate([root / "pkg"], root / "site")
+    page = (root / "site/pkg/sub/b.html").read_text()
+    assert 'href="../a.html#A"' in page
+    assert 'href="../a.html#L2"' in page
+    target = (root / "site/pkg/a.html").read_text()
+    assert 'id="A"' in target
+    assert 'id="L2"' in target
+
+
+def test_links_are_checked_with_file_and_line(write):
+    root = write(
+        {
+            "exp/a.py": '"""\n[b](b.html) [b](b.html#there) [a](#here)\n<a id="here"></a>\n'
+            '[gone](c.html)\n[no](b.html#nowhere) [self](#nothing)\n"""\n',
+            "exp/b.py": '"""<a id="there"></a>"""\n',
+        }
+    )
+    assert problems(root / "exp") == [
+        "exp/a.py:4: dead link: no page exp/c.html on the site",
+        "exp/a.py:5: dead link: no #nothing on exp/a.html",
+        "exp/a.py:5: dead link: no #nowhere on exp/b.html",
+    ]
+
+
+def test_links_to_sources_lead_to_their_pages(write):
+    root = write(
+        {
+            "README.md": "# Hi\n\n[a](exp/a.py) [exp](exp/) [doc](docs/x.md#part)\n",
+            "exp/a.py": "x = 1\n",
+            "docs/x.md": "# X\n\n## Part\n",
+        }
+    )
+    assert annotate([root], root / "site") == (3, [])
+    page = (root / "site" / "index.html").read_text()
+    for href in ("exp/a.html", "exp/index.html", "docs/x.html#part"):
+        assert f'href="{href}"' in page
+
+
+def test_files_that_pages_link_to_come_along(write):
+    root = write(
+        {"a.md": "# A\n\n![p](p.svg) [licence](LICENSE)\n", "p.svg": "<svg/>", "LICENSE": "x"}
+    )
+    assert annotate([root / "a.md"], root / "site")[1] == []
+    assert (root / "site" / "p.svg").read_text() == "<svg/>"
+    assert (root / "site" / "LICENSE").exists()
+
+
+def test_docstrings_that_should_be_raw_and_broken_math_have_file_and_line(write):
+    root = write({"exp/a.py": 'def f():\n    """\n    $\\alpha$ and\n    $\\foo$\n    """\n'})
+    assert problems(root / "exp") == [
+        'exp/a.py:3: a docstring with a backslash must be raw: r"""…"""',
+        "exp/a.py:4: broken math, unknown command \\foo: \\foo",
+    ]
+
+
+def test_a_file_that_is_no_python_is_reported_and_the_others_are_shown(write):
+    root = write({"exp/a.py": "x = 1\n", "exp/b.py": "x = 1\ndef (\n", "exp/c.md": "# C\n"})
+    (root / "exp" / "d.md").write_bytes(b"\xff\xfe\xff")
+    count, found = annotate([root / "exp"], root / "site")
+    assert count == 2
+    python, text = map(str, found)
+    assert python.startswith("exp/b.py:2: no Python")
+    assert text.startswith("exp/d.md:1: no UTF-8 text")
+
+
+def test_hostile_source_is_escaped(write):
+    hostile = "</pre><script>alert(1)</script>"
+    root = write(
+        {
+            "exp/a.py": f'"""# {hostile}"""\n# {hostile}\nx = "{hostile}"  # {hostile}\n',
+            "exp/b.md": f"# {hostile}\n\n```{hostile}\n{hostile}\n```\n",
+        }
+    )
+    annotate([root / "exp"], root / "site", title=hostile)
+    for page in (root / "site").rglob("*.html"):
+        assert re.findall(r"<script[^>]*>", page.read_text()) == [
+            tag for tag in re.findall(r"<script[^>]*>", page.read_text()) if 'site.js"' in tag
+        ]
+        assert "</pre><script" not in page.read_text()
+
+
+def test_the_search_index_has_headings_and_text(write):
+    function = 'def f():\n    """\n    ## Soft targets\n    text\n    """\n'
+    root = write({"exp/a.py": f'"""# Top\n\nIntro"""\n\n{function}'})
+    annotate([root / "exp"], root / "site")
+    script = (root / "site/_annotate/search.js").read_text()
+    index = json.loads(script.removeprefix("window.searchIndex = ").rstrip(";\n"))
+    assert index == [
+        ["exp/a.html", "Top", "top", "Top", "Intro"],
+        ["exp/a.html", "Top", "soft-targets", "Soft targets", "text"],
+    ]
+
+
+def test_pages_that_are_gone_leave_the_site_and_other_files_are_never_touched(write):
+    root = write({"exp/a.py": "x = 1\n", "exp/b.py": "y = 1\n"})
+    annotate([root / "exp"], root / "site")
+    (root / "site" / "CNAME").write_text("mine")
+    (root / "exp" / "b.py").unlink()
+    annotate([root / "exp"], root / "site")
+    assert not (root / "site/exp/b.html").exists()
+    assert (root / "site/CNAME").exists()
+    with pytest.raises(ConfigError, match="not empty"):
+        annotate([root / "exp"], root / "exp")
+
+
+def test_the_site_does_not_show_itself_nor_hidden_or_installed_files(write):
+    root = write(
+        {
+            "a.py": "x = 1\n",
+            ".hidden/b.py": "x",
+            "__pycache__/c.py": "x",
+            "env/pyvenv.cfg": "",
+            "env/d.py": "x",
+            "site/_annotate/files.json": "[]",
+            "site/e.md": "# no",
+        }
+    )
+    assert annotate([root], root / "site") == (1, [])
+
+
+def test_nothing_to_show_is_an_error(write):
+    root = write({"exp/a.txt": "no"})
+    with pytest.raises(ConfigError, match="no Python or Markdown"):
+        annotate([root / "exp"], root / "site")
+    with pytest.raises(ConfigError, match="nothing at"):
+        annotate([root / "gone"], root / "site")
+
+
+def test_two_files_that_would_be_one_page_are_an_error(write):
+    root = write({"exp/a.py": "x = 1\n", "exp/a.md": "# A\n"})
+    with pytest.raises(ConfigError, match=r"would both be exp/a\.html"):
+        annotate([root / "exp"], root / "site")
+
+
+def test_strict_fails_and_says_where(write, capsys):
+    write({"exp/a.py": "# $\\foo$\nx = 1\n"})
+    command([Path("exp")], out=Path("site"), strict=False)
+    with pytest.raises(SystemExit) as ended:
+        command([Path("exp")], out=Path("site"), strict=True)
+    assert ended.value.code == 1
+    said = capsys.readouterr()
+    assert "exp/a.py:1: broken math" in said.err
+    assert "1 page in site, 1 problem" in said.out
+
+
+def test_a_list_of_pages_is_read_from_its_own_folder(write, capsys):
+    write({"docs/site.yaml": "title: Mine\nroot: ..\npages: [exp, a.md]\n", "a.md": "# A\n"})
+    write({"exp/x.py": "x = 1\n", "other/y.py": "y = 1\n"})
+    command([Path("docs/site.yaml")], out=Path("site"))
+    assert capsys.readouterr().out == "2 pages in site\n"
+    assert "· Mine</title>" in Path("site/exp/x.html").read_text()
+    write({"docs/site.yaml": "pages: [exp]\ntitel: x\n"})
+    with pytest.raises(ConfigError, match="did you mean 'title'"):
+        command([Path("docs/site.yaml")], out=Path("site"))
+
+
+def test_the_experiments_are_shown_in_ten_seconds_without_a_problem(tmp_path):
+    started = time.monotonic()
+    done = subprocess.run(
+        [*DISTILL, "annotate", "experiments", "--out", str(tmp_path / "site"), "--strict"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 10
+    page = (tmp_path / "site/experiments/cifar10/distill.html").read_text()
+    source = (ROOT / "experiments/cifar10/distill.py").read_text()
+    assert page.count("<math") == len(re.findall(r"\$\$.+?\$\$|\$[^$]+\$", source))
+    assert "broken" not in page
+
+
+def test_our_own_site_has_no_problem(tmp_path):
+    command([ROOT / "docs" / "site.yaml"], out=tmp_path / "site", strict=True)
+
+
+def luminance(colour: str) -> float:
+    parts = colour.lstrip("#")
+    parts = parts if len(parts) == 6 else "".join(2 * c for c in parts)
+    linear = [int(parts[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in linear]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a: str, b: str) -> float:
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", [0, 1, 2])
+def test_every_text_can_be_read_in_both_themes(theme):
+    """WCAG AA: a contrast of 4.5. Themes: light, dark as chosen, dark as the system has it."""
+    blocks = re.findall(r"\{([^{}]*--paper[^{}]*)\}", STYLE.read_text())
+    colours = dict(re.findall(r"--([\w-]+): (#\w+);", blocks[theme]))
+    texts = [n for n in colours if n.startswith("tok-") or n in ("ink", "quiet", "accent", "bad")]
+    assert len(texts) == 12
+    for text in texts:
+        for ground in ("paper", "code"):
+            assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+    # What a name can be coloured in, when it is lit up
+    for text in ("ink", "tok-f", "tok-b", "tok-d", "tok-k"):
+        assert contrast(colours[text], colours["mark"]) >= 4.5, (text, "mark")
+
+
+def test_dark_is_the_same_whether_chosen_or_the_systems():
+    _, chosen, system, *_ = re.findall(r"\{([^{}]*--paper[^{}]*)\}", STYLE.read_text())
+    assert chosen.split() == system.split()
