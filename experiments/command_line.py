@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments:"):
-            name = message.split(": ", 1)[1].split()[0].split("=")[0]
+            name = next(iter(message.split(": ", 1)[1].split()), "").split("=")[0]
             names = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
             message = unknown("command-line option", name, names)
         raise ConfigError(message)
