@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from experiment_case import Warm, command
 
 from distillation import runs
@@ -14,6 +15,7 @@ from distillation import runs
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> runs.Run:
     """A large model, trained on digits for two epochs; not to be touched."""
+    torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("trained")
     uuid = command("digits.large", "--epochs", "2", root=root).uuid
     return runs.find(uuid, root=root)
