@@ -29,6 +29,8 @@ class CIFAR10Configs(ClassificationConfigs):
 
     images: tuple = "_cifar10_images"
     train_loader: object = "_cifar10_train_loader"
+    # Images a step; chosen, as the optimizer's values, on 5,000 held out training images
+    batch_size: int = 64
 
     _experiment = NAME
 
