@@ -81,7 +81,7 @@ def split(source: str, tree: ast.Module) -> list[Section]:
         over = column is not None and (
             now.is_module
             or column <= now.reach
-            or (not now.name and column == now.reach + 1 and not lines[n - 2].strip())
+            or (now.notes and not now.name and column == now.reach + 1 and not lines[n - 2].strip())
         )
         if n in docstrings:
             last, note = docstrings[n]

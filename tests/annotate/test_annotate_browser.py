@@ -118,6 +118,18 @@ def test_the_search_finds_a_term_and_goes_there(tab, origin):
     assert tab.run("document.querySelector('#soft-targets').tagName") == "H2"
 
 
+def test_what_the_search_finds_fits_on_a_phone(tab, origin):
+    tab.open(f"{origin}/index.html", **PHONE)
+    tab.run("""(() => {
+        const input = document.getElementById('search');
+        input.value = 'temperature';
+        input.dispatchEvent(new Event('input'));
+    })()""")
+    tab.wait("document.querySelector('#results a')")
+    box = tab.run("document.getElementById('results').getBoundingClientRect().toJSON()")
+    assert 0 <= box["left"] < box["right"] <= PHONE["width"]
+
+
 def test_a_search_for_what_is_not_there_says_so(tab, origin):
     tab.open(f"{origin}/index.html")
     tab.run("""(() => {

@@ -73,6 +73,12 @@ def test_a_note_ends_with_its_paragraph():
     assert sections("# One\na = 1\n\nb = 2\n") == [(["One"], ["a = 1"]), ([], ["b = 2"])]
 
 
+def test_code_without_a_note_is_not_taken_apart():
+    assert sections("import a\n\nimport b\n\n\nc = 1\n") == [
+        ([], ["import a", "", "import b", "", "", "c = 1"])
+    ]
+
+
 def test_an_empty_comment_ends_a_note():
     assert sections("# One\na = 1\n#\nb = 2\n") == [(["One"], ["a = 1"]), ([""], ["b = 2"])]
 
