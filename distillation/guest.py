@@ -150,15 +150,27 @@ class Guest:
     def train_with(self, mode: bool) -> None:
         """The student went into this mode."""
         self._training = mode
-        self.own_source.train_with(mode)
+        if self._source is not None:
+            self._source.train_with(mode)
 
     def apply(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Move the teacher as the student is moved, with what belongs to its losses."""
+        lent = self._source is not None
         self.own_source._apply(fn)
         for distiller in self._distillers.values():
             distiller.loss_modules._apply(fn)
             if distiller.loss_balancer is not None:
                 distiller.loss_balancer._apply(fn)
+        if not lent:
+            self.release()
+
+    @property
+    def model(self) -> Any:
+        """The teacher's module, or its source where it is no single module; borrows nothing."""
+        if isinstance(self.given, nn.Module):
+            return self.given
+        source = self.given if isinstance(self.given, TeacherSource) else self.own_source
+        return source if source.module is None else source.module
 
     def release(self) -> None:
         """Give the teacher its flags back."""

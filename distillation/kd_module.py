@@ -123,8 +123,7 @@ class KDModule(nn.Module):
     @property
     def teacher(self) -> Any:
         """The teacher's module; its source where it is no single module (a table, an ensemble)."""
-        source = self._guest.own_source
-        return source if source.module is None else source.module
+        return self._guest.model
 
     @property
     def teacher_source(self) -> TeacherSource:
@@ -164,6 +163,11 @@ class KDModule(nn.Module):
             self._modules["student"] = own
 
     # -- forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """`forward`, with the teacher borrowed: also for a subclass that only uses its module."""
+        _ = self._guest.own_source
+        return super().__call__(*args, **kwargs)
 
     def forward(self, *args: Any, sample: Any = None, view: Any = None, **kwargs: Any) -> KDOutput:
         """Outputs of both models for the same inputs, each through its adapter.

@@ -75,6 +75,8 @@ def test_the_teacher_follows_when_asked():
 def test_release_gives_the_flags_back_and_the_next_forward_borrows_again():
     _, teacher, net = pair()
     net.release()
+    net.train(), net.double(), net.float()
+    assert net.teacher is teacher
     assert teacher.training
     assert all(p.requires_grad for p in teacher.parameters())
     net(X)
@@ -142,6 +144,19 @@ def test_the_teacher_cannot_be_exchanged_silently():
     _, _, net = pair()
     with pytest.raises(ConfigError, match="make a new KDModule"):
         net.teacher = Conv()
+
+
+def test_a_subclass_that_only_uses_the_module_finds_it_frozen():
+    class Own(KDModule):
+        def forward(self, x):
+            return KDOutput(self.student(x), self.teacher.head(self.teacher.block(x).flatten(1)))
+
+    torch.manual_seed(0)
+    teacher = Conv(8)
+    net = Own(student=Conv(), teacher=teacher)
+    net.release()
+    assert not net(X).teacher_output.requires_grad
+    assert not teacher.training
 
 
 def test_a_subclass_keeps_its_own_constructor_arguments():

@@ -69,7 +69,8 @@ class CheckpointFiles:
 class BestSnapshots:
     """Keeps the student's weights of the best `size` validated epochs, on disk, and averages them.
 
-    The list of epochs is its state; the weights are in `snapshot_epoch_N.pth` until `average`.
+    The list of epochs is its state; the weights are in `snapshot_epoch_N.pth`, so that a training
+    which goes on after its end still has them.
     """
 
     def __init__(self, files: CheckpointFiles, size: int, greater: bool):
@@ -99,10 +100,6 @@ class BestSnapshots:
             else:
                 mean[name] = first
         return mean
-
-    def clear(self) -> None:
-        """Delete the snapshots' files; the list of epochs stays."""
-        self._delete(self.kept)
 
     def _delete(self, snapshots: list[Snapshot]) -> None:
         if self.files.writes:

@@ -231,4 +231,3 @@ class Training(Passes):
         if self.files is not None:
             weights = dict(model.state_dict())
             self.files.write(AVERAGE, weights, epoch=engine.epoch, metrics=values)
-            self.snapshots.clear()

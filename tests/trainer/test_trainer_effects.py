@@ -303,7 +303,8 @@ def test_the_best_epochs_are_averaged(tmp_path):
     assert torch.allclose(found, expected, atol=1e-6)
     assert trainer.results["loss.average_model"] == saved["metrics"]["loss.average_model"]
     assert trainer.run.summary["loss.average_model"] > 0
-    assert not list(trainer.checkpoints_dir.glob("snapshot*"))
+    snapshots = {p.name for p in trainer.checkpoints_dir.glob("snapshot*")}
+    assert snapshots == {f"snapshot_epoch_{i + 1}.pth" for i in best}
 
 
 @effect_of("save_seconds")

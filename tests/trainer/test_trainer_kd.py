@@ -269,6 +269,41 @@ def test_losses_between_layers_train_the_student_and_themselves(tmp_path):
     assert summary["loss.valid"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_hugging_face_batches_and_outputs_need_no_adapter(tmp_path):
+    class Output:
+        def __init__(self, logits):
+            self.logits = logits
+
+    class Text(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.embed = nn.Embedding(20, width)
+            self.head = nn.Linear(width, 3)
+
+        def forward(self, input_ids, attention_mask):
+            mask = attention_mask.unsqueeze(-1)
+            return Output(self.head((self.embed(input_ids) * mask).sum(1) / mask.sum(1)))
+
+    ids = torch.arange(96).view(12, 8) % 20
+    batch = {"input_ids": ids, "attention_mask": torch.ones(12, 8), "labels": ids[:, 0] % 3}
+    trainer = KDTrainer("text", tmp_path)
+    trainer.train(
+        student=make(Text, width=8),
+        teacher=make(Text, width=16, seed=1),
+        training_params={
+            "max_epochs": 15,
+            "initial_lr": 1.0,
+            "silent_mode": True,
+            "valid_metrics_list": ["Accuracy"],
+            "criterion_params": {"distillation_loss_coeff": 0.1},
+        },
+        train_loader=[batch],
+        valid_loader=[batch],
+    )
+    values = trainer.run.curve("accuracy.valid")[1]
+    assert values[-1] > values[0]
+
+
 # -- test and predict
 
 

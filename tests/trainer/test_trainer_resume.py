@@ -171,6 +171,15 @@ def test_early_stopping_and_snapshots_come_back(tmp_path):
     assert (resumed.checkpoints_dir / "average_model.pth").exists()
 
 
+def test_a_completed_training_goes_on_to_more_epochs(tmp_path):
+    first = trained(tmp_path, max_epochs=2, average_best_models=2)
+    longer = trained(tmp_path, max_epochs=4, average_best_models=2, resume=True)
+    whole = trained(tmp_path / "whole", max_epochs=4, average_best_models=2)
+    assert longer.run.uuid == first.run.uuid
+    assert torch.equal(weights(longer.net), weights(whole.net))
+    assert longer.results == whole.results
+
+
 def test_files_that_a_kill_left_behind_the_checkpoint_are_mended(tmp_path):
     first = trained(tmp_path, max_epochs=2)
     expected = {}
