@@ -16,6 +16,7 @@ from distillation import runs
 from distillation.devices import make_accelerator
 from distillation.engine import Engine
 from distillation.errors import ConfigError
+from distillation.hooks import Hooks
 from distillation.rng import get_rng_state, seed_everything, set_rng_state
 from distillation.runs import Run
 from distillation.trainer import record
@@ -62,6 +63,7 @@ class Trainer:
         self.experiment_name, self.device, self.comment = experiment_name, device, comment
         self.root = None if ckpt_root_dir is None else Path(ckpt_root_dir)
         self.about: dict[str, Any] = {}  #: more fields of run.json, set by whoever trains
+        self.hooks: list[Hooks] = []  #: more hooks of the engine, called before the training's own
         self.net: nn.Module | None = None
         self.ema_model: nn.Module | None = None
         self.run: Run | None = None
@@ -158,6 +160,7 @@ class Trainer:
                 params.trackers, project=self.experiment_name, folder=folder, config=config
             )
         engine, training = setup.engine(recorder, folder=recorder.path / FOLDER, trackers=trackers)
+        engine.hooks.hooks[:0] = self.hooks
         setup.callbacks.context.experiment_name = self.experiment_name
         try:
             seed_everything(params.seed + setup.accelerator.process_index)
