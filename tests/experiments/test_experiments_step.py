@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import platform
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,11 +18,12 @@ from distillation.models.digits import DigitsSmallModel
 # 1,280 digits are 20 batches of 64
 TWENTY = ["--epochs", "1", "--subset", "1280", "--set", "log_every=1"]
 
-# The first 20 losses of `digits.distill` from the teacher below, as float.hex(); a change that is
-# not meant to change results does not change them. Exact on the build and the kind of processor
-# that they were recorded on; elsewhere sums are rounded in another order, and after 20 updates
-# the losses may differ in the third digit.
-RECORDED_ON = ("2.13.0+cpu", "AVX512")
+# The first 20 losses of `digits.distill` from the teacher `trained`, as float.hex(); a change that
+# is not meant to change results does not change them. Exact on the build of torch and the model of
+# processor that they were recorded on. Elsewhere sums are rounded in another order, and at this
+# learning rate (0.1 with momentum, and the teacher has had 46 updates of it) that grows: with AVX2
+# on the same machine the first loss differs by 0.2 %, later ones by up to 9 %.
+RECORDED_ON = ("2.13.0+cpu", "AVX512", *("AuthenticAMD", "26", "2"))
 GOLDEN = [
     "0x1.620c6a0000000p+3",  # 11.0640
     "0x1.3a19920000000p+3",  # 9.8156
@@ -44,6 +46,13 @@ GOLDEN = [
     "0x1.4b63aa0000000p+1",  # 2.5890
     "0x1.1d7d520000000p+1",  # 2.2304
 ]
+
+
+def processor() -> list[str]:
+    """Maker, family and model of the processor; empty where the system does not say."""
+    facts = Path("/proc/cpuinfo")
+    text = facts.read_text() if facts.exists() else ""
+    return re.findall(r"^(?:vendor_id|cpu family|model)\s*: (.*)$", text, re.MULTILINE)[:3]
 
 
 def losses(run):
@@ -113,12 +122,13 @@ def test_twenty_updates_are_bit_identical_to_those_by_hand(student, trained):
 
 
 def test_the_first_twenty_losses_are_those_that_were_recorded(student):
-    here = (torch.__version__, torch.backends.cpu.get_cpu_capability())
-    golden = [float.fromhex(value) for value in GOLDEN]
-    if here == RECORDED_ON and platform.machine() == "x86_64":
-        assert [value.hex() for value in losses(student)] == GOLDEN
+    here = (torch.__version__, torch.backends.cpu.get_cpu_capability(), *processor())
+    found, golden = losses(student), [float.fromhex(value) for value in GOLDEN]
+    if here == RECORDED_ON:
+        assert [value.hex() for value in found] == GOLDEN
     else:
-        assert losses(student) == pytest.approx(golden, rel=5e-3)
+        assert found[:4] == pytest.approx(golden[:4], rel=0.02)
+        assert found == pytest.approx(golden, rel=0.25)
 
 
 def test_the_teacher_is_not_trained(student, trained):
