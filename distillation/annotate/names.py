@@ -1,8 +1,8 @@
 """What each name in a set of Python files means: where it is defined, and its other uses.
 
 Nothing is imported. A name's meaning is a dotted path, `package.module.Class.attribute`, found from
-scopes, imports (also through packages that export them again), base classes, and the plain types
-that annotations and constructor calls tell. What cannot be told is left alone.
+scopes, imports (also through packages that export them again, or lazily), base classes, and the
+plain types that annotations and constructor calls tell. What cannot be told is left alone.
 """
 
 from __future__ import annotations
@@ -167,6 +167,9 @@ class Project:
             first, *more = parts[n:]
             if first in module.imported and module.imported[first] != dotted:
                 return self.find(".".join([module.imported[first], *more]), depth + 1)
+            lazy = self.public.get(first, "") if "__getattr__" in module.defined else ""
+            if lazy.startswith(f"{module.name}."):
+                return self.find(".".join([lazy, *more]), depth + 1)
             owner, _, last = rest.rpartition(".")
             for base in module.bases.get(owner, []):
                 path = self.dotted(base, module)

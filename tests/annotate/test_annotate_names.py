@@ -127,6 +127,15 @@ def test_columns_count_characters_not_bytes():
     assert meanings(source, "é") == ["mine.é"] * 2
 
 
+def test_a_package_that_exports_lazily():
+    modules = [
+        Module("lazy", ast.parse("def __getattr__(name):\n    return load(name)\n"), True),
+        Module("lazy.deep", ast.parse("class Thing:\n    size = 1\n")),
+    ]
+    path, module, name = Project(modules).find("lazy.Thing.size")
+    assert (path, module.name, name) == ("lazy.deep.Thing.size", "lazy.deep", "Thing.size")
+
+
 def test_imports_in_a_circle_end():
     modules = [
         Module("a", ast.parse("from b import x")),
