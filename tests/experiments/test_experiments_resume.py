@@ -109,6 +109,7 @@ def test_a_run_that_has_ended_stays_as_it_is(warm, store, trained):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_on_real_images_too(warm, tmp_path, cifar_archive):
     arguments = ["--data", str(cifar_archive), "--subset", "1024", "--epochs", "3", *QUICK]
     whole = warm.run("cifar10.small", *arguments, root=tmp_path).uuid
