@@ -58,8 +58,12 @@ class Resumable:
         """Write a checkpoint of this moment (between two updates)."""
         self._saved = time.monotonic()
         state = self.state_dict()  # collective: every process takes part
-        if self.recorder is not None and self.accelerator.is_main_process:
+        main = self.recorder is not None and self.accelerator.is_main_process
+        collective = any(getattr(m, "collective", False) for m in self.modules.values())
+        weights: dict[str, Any] = {}
+        if main or collective:  # shards are gathered by all processes together
             weights = {name: module.state_dict() for name, module in self.modules.items()}
+        if main:
             info = {"epoch": self.epoch, "batch": self.batch, "best": self.best}
             self.recorder.save_checkpoint(self.samples, weights, state, info, best=best)
         self.saved_state = state

@@ -20,15 +20,22 @@ from distillation.data.order import EpochLoader
 from distillation.errors import ConfigError
 
 
-def share(loader: Iterable, accelerator: Accelerator, *, training: bool, seed: int) -> Iterable:
-    """This process's part of the loader; the loader itself when there is one process.
+def share(
+    loader: Iterable,
+    accelerator: Accelerator,
+    *,
+    training: bool,
+    seed: int,
+    whole: bool = False,
+) -> Iterable:
+    """This process's part of the loader; the loader itself when there is one process, or `whole`.
 
     In training the last round is filled up from the beginning, so that every process makes the
     same number of steps; in evaluation nothing is seen twice. A loader that Accelerate prepared
     already is taken as it is.
     """
     processes, rank = accelerator.num_processes, accelerator.process_index
-    if processes == 1:
+    if processes == 1 or whole:
         return loader
     if isinstance(loader, EpochLoader):
         return _part_of(loader, processes, rank)

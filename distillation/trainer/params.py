@@ -363,6 +363,17 @@ class TrainingParams:
         valid="True or False",
         **_STEP,
     )
+    fsdp: bool = option(
+        False,
+        (bool,),
+        "With several processes, keep student, optimizer and teacher in shards (FSDP2) instead of "
+        "whole on each process. Copies are sharded; the trained weights come back into the "
+        "student. Every process evaluates all of the validation data.",
+        example="True",
+        valid="True or False; not with ema, sync_bn, torch_compile, average_best_models or "
+        "teacher_table",
+        **_STEP,
+    )
     teacher_table: Any = option(
         None,
         (str, Path, bool, None),

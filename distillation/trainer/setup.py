@@ -27,6 +27,7 @@ from distillation.trainer.metrics import MetricSet, resolve_watch, slug
 from distillation.trainer.optimizers import freeze_for_finetune, make_optimizer
 from distillation.trainer.params import TrainingParams
 from distillation.trainer.schedules import Schedule
+from distillation.trainer.sharding import WholeOptimizer, check_fsdp
 from distillation.trainer.sync_bn import synchronise_batch_norm
 from distillation.trainer.task import ONLINE, KDTask, OwnState, Task
 from distillation.trainer.trackers import Trackers
@@ -90,7 +91,7 @@ class Setup:
         self.given_loaders = (train_loader, valid_loader)
         self.train_loader = loaders.share(train_loader, training=True, **dealt)
         self.valid_loaders = {
-            name: loaders.share(loader, training=False, **dealt)
+            name: loaders.share(loader, training=False, whole=params.fsdp, **dealt)
             for name, loader in named_loaders(valid_loader).items()
         }
         self.watched_split = next(iter(self.valid_loaders), TRAIN)
@@ -109,6 +110,9 @@ class Setup:
             task.use_tables({TRAIN: self.train_loader, **self.valid_loaders}, root)
         elif params.teacher_table not in ONLINE:
             raise ConfigError("training parameter 'teacher_table' needs a teacher: use KDTrainer.")
+        if params.fsdp:
+            check_fsdp(params, accelerator, task.extra_parameters())
+            task.shard(self.device, [TRAIN, *self.valid_loaders])
         self._resolve_plateau()
         self.optimizer = self._optimizer()
         self.schedule = Schedule(self.optimizer, params, self.per_epoch)
@@ -211,10 +215,14 @@ class Setup:
         hooks = [training]
         if not params.silent_mode and self.accelerator.is_main_process:
             hooks.append(Progress())
+        optimizer: Any = self.optimizer
+        if task.whole is not None:
+            optimizer = WholeOptimizer(task.student, optimizer)
+        model: Any = task.student if task.whole is None else task.whole
         engine = Engine(
             training.step,
-            modules={"model": task.student, **({"ema": self.ema.module} if self.ema else {})},
-            optimizer=self.optimizer,
+            modules={"model": model, **({"ema": self.ema.module} if self.ema else {})},
+            optimizer=optimizer,
             train_loader=self.train_loader,
             epochs=params.max_epochs,
             scheduler=self.schedule,
@@ -263,7 +271,7 @@ class Setup:
         if params.torch_compile:
             options = params.torch_compile if isinstance(params.torch_compile, Mapping) else {}
             self.task.student.compile(**options)
-        if self.accelerator.num_processes > 1:
+        if self.accelerator.num_processes > 1 and not params.fsdp:
             ids = None if self.device.type == "cpu" else [self.device.index]
             wrapped = nn.parallel.DistributedDataParallel(net, device_ids=ids)
             engine.wrapped["model"] = training.runner = wrapped

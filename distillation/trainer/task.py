@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from distillation.errors import ConfigError, ShapeError
+from distillation.frozen_teacher import FrozenTeacher
 from distillation.kd_module import KDModule, KDOutput, takes_keys
 from distillation.losses.interface import accepts
 from distillation.table.attach import ONLINE, with_tables
@@ -17,6 +18,7 @@ from distillation.trainer.batches import Parts, plain_output
 from distillation.trainer.criteria import LossCall, make_loss, single
 from distillation.trainer.metrics import slug
 from distillation.trainer.params import TrainingParams
+from distillation.trainer.sharding import Whole, shard
 
 
 class Task:
@@ -33,6 +35,7 @@ class Task:
         self.loss_call = LossCall(self.criterion)
         self.takes_keys = takes_keys(net)
         self.input_shape: tuple[int, ...] | None = None
+        self.whole: Whole | None = None  # a sharded student, as checkpoints see it
         self._checked = False
 
     @property
@@ -90,9 +93,30 @@ class Task:
         """Raise `ShapeError` when targets do not fit the classes (once, before the first step)."""
         _check_classes(self.student_output(predictions), target, "the student")
 
+    def student_weights(self) -> dict[str, torch.Tensor]:
+        """The student's weights, whole; of a sharded student by all processes together."""
+        return dict((self.whole or self.student).state_dict())
+
     def state(self, teacher: bool = True) -> dict[str, torch.Tensor]:
         """What `net` of a checkpoint file holds."""
-        return dict(self.net.state_dict())
+        return self.student_weights()
+
+    def shard(self, device: torch.device, splits: list[str]) -> None:
+        """Train a sharded copy in the student's place, until `unshard`."""
+        self._own = self.student
+        sharded = shard(self.student, device)
+        self.whole = Whole(sharded)
+        self._put(sharded)
+
+    def unshard(self) -> None:
+        """Bring the trained weights back into the student; by all processes together."""
+        if self.whole is not None:
+            self._own.load_state_dict(self.whole.state_dict())
+            self.whole = None
+            self._put(self._own)
+
+    def _put(self, student: nn.Module) -> None:
+        self.net = student
 
     def student_state(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The student's part of what `state` gave."""
@@ -206,7 +230,19 @@ class KDTask(Task):
             )
 
     def state(self, teacher: bool = True) -> dict[str, torch.Tensor]:
-        return self.net.full_state_dict(teacher)
+        state = self.net.full_state_dict(teacher)
+        state.update({f"student.{name}": t for name, t in self.student_weights().items()})
+        return state
+
+    def shard(self, device: torch.device, splits: list[str]) -> None:
+        super().shard(device, splits)
+        source = self.net.teacher_source
+        if source.module is not None and source.mode == "eval":
+            teacher = shard(source.module, device)
+            self.net.answer_for(splits[0], {split: FrozenTeacher(teacher) for split in splits})
+
+    def _put(self, student: nn.Module) -> None:
+        self.net._modules["student"] = student
 
     def student_state(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         prefix = "student."

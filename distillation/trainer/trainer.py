@@ -165,6 +165,8 @@ class Trainer:
         try:
             seed_everything(params.seed + setup.accelerator.process_index)
             self.results = engine.fit(resume=self._take_up(engine, setup, recorder))
+            setup.task.unshard()
+            self.net = setup.task.net
             record.note_facts(recorder, setup.task, setup.accelerator)
         finally:
             training.close()

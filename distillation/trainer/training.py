@@ -170,7 +170,7 @@ class Training(Passes):
             return  # in the middle of an epoch only the run store's checkpoint is written
         if best:
             self.callbacks.call("on_validation_end_best_epoch", metrics_dict=self.valid_results)
-        if self.files is not None:
+        if self.files is not None or self.task.whole is not None:
             if best:
                 self._write_best(engine, self._best_weights())
             self._write_whole(engine, LATEST)
@@ -179,6 +179,8 @@ class Training(Passes):
 
     def _write_best(self, engine: Engine, weights: dict[str, torch.Tensor]) -> None:
         best = engine.best or {}
+        if self.files is None:
+            return
         self.files.write(
             BEST, weights, epoch=best["epoch"] + 1, metrics=engine.metrics, step=best["step"]
         )
@@ -187,7 +189,9 @@ class Training(Passes):
         more: dict[str, Any] = {"state": engine.saved_state, "step": engine.samples}
         if self.ema is not None:
             more["ema_net"] = dict(self.ema.module.state_dict())
-        net = self.task.state(self.params.save_teacher)
+        net = self.task.state(self.params.save_teacher)  # of shards: all processes take part
+        if self.files is None:
+            return
         self.files.write(name, net, epoch=engine.epoch, metrics=engine.metrics, **more)
 
     def _mend_files(self, engine: Engine) -> None:
@@ -205,8 +209,9 @@ class Training(Passes):
                 self._write_best(engine, weights.get("ema", weights["model"]))
 
     def _best_weights(self) -> dict[str, torch.Tensor]:
-        student = self.task.student if self.ema is None else self.ema.module
-        return dict(student.state_dict())
+        if self.ema is None:
+            return self.task.student_weights()
+        return dict(self.ema.module.state_dict())
 
     def on_train_end(self, engine: Engine) -> None:
         if self.snapshots is not None and self.snapshots.kept:

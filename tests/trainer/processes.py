@@ -106,6 +106,19 @@ def everything(root, processes):
     found["batch norm"] = weights(norm_net(root, "bn", False))
     found["sync_bn"] = weights(norm_net(root, "sync", True))
 
+    if processes > 1:
+        whole = {"ema": False, "fsdp": True}
+        sharded = kd(root, "sharded", save_ckpt_epoch_list=[4], clip_grad_norm=100.0, **whole)
+        found["fsdp"] = weights(sharded.net.student)
+        found["fsdp loss.valid"] = sharded.results["loss.valid"]
+        again = kd(
+            root, "sharded", resume_path=sharded.checkpoints_dir / "ckpt_epoch_4.pth", **whole
+        )
+        found["fsdp resumed"] = weights(again.net.student)
+        found["fsdp keys"] = list(torch.load(again.checkpoints_dir / "ckpt_latest.pth")["net"])
+        found["fsdp best"] = torch.load(again.checkpoints_dir / "ckpt_best.pth")["net"]
+        found["fsdp same object"] = type(again.net.student).__name__
+
     try:
         kd(root, "stopped", phase_callbacks=[Stop()])
     except RuntimeError:

@@ -9,9 +9,10 @@ from pathlib import Path
 import processes
 import pytest
 import torch
-from trainer_kit import effect_of, make
+from trainer_kit import effect_of, make, trained
 
 from distillation import runs
+from distillation.errors import ConfigError
 
 HERE = Path(__file__).parent
 
@@ -93,3 +94,19 @@ def test_one_run_is_recorded_for_each_training(two, root):
     assert len(runs.list(root / "runs", experiment="plain")) == 1
     assert len(runs.list(root / "runs", experiment="stopped")) == 1
     assert {run.status for run in runs.list(root / "runs")} == {"completed"}
+
+
+@effect_of("fsdp")
+def test_sharded_student_and_teacher_train_to_the_same_weights(one, two):
+    assert (one["weights"] - two["fsdp"]).abs().max() < 1e-5
+    assert (one["weights"] - two["fsdp resumed"]).abs().max() < 1e-5
+    assert two["fsdp loss.valid"] > 0
+    assert two["fsdp same object"] == "Net"
+    assert {key.split(".")[0] for key in two["fsdp keys"]} == {"student", "teacher"}
+    assert two["fsdp best"].keys() == make().state_dict().keys()
+
+
+@pytest.mark.parametrize("more", [{}, {"ema": True}])
+def test_sharding_needs_several_processes(tmp_path, more):
+    with pytest.raises(ConfigError, match="there is one"):
+        trained(tmp_path, fsdp=True, **more)
