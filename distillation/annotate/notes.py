@@ -57,7 +57,25 @@ def math(latex: str, *, display: bool = False) -> str:
         for name in _REFUSED:
             if node.attrib.pop(name, None) is not None:
                 raise MathError(f"{name} is not for formulas")
+    _space_functions(root)
     return ET.tostring(root, encoding="unicode")
+
+
+def _space_functions(root: ET.Element) -> None:
+    """The thin space that TeX sets around `log x`; operator names are upright identifiers."""
+    for parent in root.iter():
+        if parent.tag not in ("mrow", "math", "mtd"):
+            continue
+        for node in list(parent):
+            if node.tag == "mo" and (node.text or "").isalpha():
+                node.tag = "mi"
+            if node.tag != "mi" or len(node.text or "") < 2 or not node.text.isalpha():
+                continue
+            i = list(parent).index(node)
+            if i + 1 < len(parent) and parent[i + 1].tag != "mo":
+                parent.insert(i + 1, ET.Element("mspace", width="0.17em"))
+            if i and parent[i - 1].tag not in ("mo", "mspace"):
+                parent.insert(i, ET.Element("mspace", width="0.17em"))
 
 
 @dataclass

@@ -195,7 +195,9 @@ class _Site:
             return ""
         first, _, rest = text.removesuffix("()").partition(".")
         own = file.module and self.project.dotted(ast.Name(first), file.module)
-        path = own or self.project.public.get(first) or first
+        # A name that this file does not know is that of a class, or it is a variable
+        known = self.project.public.get(first) if not first.islower() or "(" in text else None
+        path = own or known or first
         where = self.where(file, f"{path}.{rest}" if rest else path)
         return f'href="{html.escape(where)}"' if where else ""
 

@@ -82,6 +82,13 @@ def test_what_papers_write_is_well_formed(latex):
     assert ET.fromstring(math(latex, display=True)).tag.endswith("math")
 
 
+def test_function_names_are_upright_and_spaced():
+    found = math(r"p \log q + \operatorname{softmax}(z)")
+    space = '<mspace width="0.17em" />'
+    assert f"<mi>p</mi>{space}<mi>log</mi>{space}<mi>q</mi>" in found
+    assert '<mi>softmax</mi><mo stretchy="false">(</mo>' in found
+
+
 def test_broken_math_is_reported_with_its_line():
     page = Notes()
     render("One\n\ntwo\nthree $\\foo$\n\n$$\n\\bar{\n$$", 10, page)
