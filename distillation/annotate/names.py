@@ -66,8 +66,8 @@ class Module:
 
     def _attributes(self, method: ast.FunctionDef | ast.AsyncFunctionDef, prefix: str) -> None:
         """`self.name = …` defines an attribute of the class."""
-        arguments = {a.arg: a.annotation for a in method.args.args + method.args.kwonlyargs}
-        me = next(iter(arguments), None)
+        known = {a.arg: a.annotation for a in arguments(method)}
+        me = next(iter(known), None)
         for node in ast.walk(method):
             if _is_own(node, me) and isinstance(node.ctx, ast.Store):
                 self.defined.setdefault(prefix + node.attr, node.lineno)
@@ -75,7 +75,7 @@ class Module:
                 target = node.targets[0] if isinstance(node, ast.Assign) else node.target
                 value = getattr(node, "annotation", None) or node.value
                 if isinstance(value, ast.Name):
-                    value = arguments.get(value.id)
+                    value = known.get(value.id)
                 if value is not None and _is_own(target, me):
                     self.values.setdefault(prefix + target.attr, value)
 
@@ -93,6 +93,15 @@ def inside(scope: ast.AST) -> Iterator[ast.AST]:
         yield node
         if not isinstance(node, _SCOPES):
             yield from inside(node)
+
+
+def arguments(scope: ast.AST) -> list[ast.arg]:
+    """Those of a function or lambda, in the order in which they are written; else none."""
+    if not isinstance(scope, _FUNCTIONS):
+        return []
+    a = scope.args
+    every = [*a.posonlyargs, *a.args, a.vararg, *a.kwonlyargs, a.kwarg]
+    return [arg for arg in every if arg is not None]
 
 
 def imports(node: ast.Import | ast.ImportFrom, module: Module) -> Iterator[tuple[str, str, str]]:
@@ -113,11 +122,9 @@ def imports(node: ast.Import | ast.ImportFrom, module: Module) -> Iterator[tuple
 
 def bindings(scope: ast.AST) -> Iterator[tuple[str, int, ast.expr | None]]:
     """(name, line, expression that tells its type) of what a scope binds, imports included."""
-    if isinstance(scope, _FUNCTIONS):
-        a = scope.args
-        for arg in [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg]:
-            if arg is not None:
-                yield arg.arg, arg.lineno, None if arg in (a.vararg, a.kwarg) else arg.annotation
+    for arg in arguments(scope):
+        starred = arg in (scope.args.vararg, scope.args.kwarg)
+        yield arg.arg, arg.lineno, None if starred else arg.annotation
     foreign = {
         name
         for node in inside(scope)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from distillation.annotate.notes import plain
 
@@ -117,8 +118,8 @@ def _link(target: str, page: str, text: str, extra: str = "") -> str:
 
 
 def relative(target: str, page: str) -> str:
-    """The address of page `target` as seen from `page`."""
-    return posixpath.relpath(target, posixpath.dirname(page) or ".")
+    """The address of page `target` as seen from `page`, quoted for a URL."""
+    return quote(posixpath.relpath(target, posixpath.dirname(page) or "."))
 
 
 def _sidebar(folder: Folder, page: str) -> str:

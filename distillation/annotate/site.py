@@ -221,7 +221,7 @@ class _Site:
                 elif beside.is_file() and not page.startswith((".", "/")):
                     self.copies[page] = beside
         self.links.append((file, line, page, at))
-        shown = "" if page == file.out and at else quote(navigation.relative(page, file.out))
+        shown = "" if page == file.out and at else navigation.relative(page, file.out)
         return shown + (f"#{quote(at)}" if at else "")
 
     def check(self) -> None:
@@ -245,7 +245,7 @@ class _Site:
         for name in ("style.css", "site.js", "icon.svg"):
             written[f"{_OWN}/{name}"] = (own / name).read_bytes()
         index = [
-            [file.out, plain(file.title), *entry]
+            [quote(file.out), plain(file.title), *entry]
             for file in self.files.values()
             for entry in file.words
         ]

@@ -6,10 +6,10 @@ import ast
 import re
 
 from distillation.annotate.names import (
-    _COMPREHENSIONS,
     Module,
     Project,
     Use,
+    arguments,
     bindings,
     imports,
     inside,
@@ -108,18 +108,10 @@ class _Uses(ast.NodeVisitor):
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self.define(node)
-        a = node.args
-        every = [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg]
-        annotations = [arg.annotation for arg in every if arg]
-        for outer in [
-            *node.decorator_list,
-            *a.defaults,
-            *a.kw_defaults,
-            *annotations,
-            node.returns,
-        ]:
-            if outer is not None:
-                self.visit(outer)
+        annotations = [arg.annotation for arg in arguments(node)]
+        defaults = [*node.args.defaults, *node.args.kw_defaults]
+        for outer in filter(None, [*node.decorator_list, *defaults, *annotations, node.returns]):
+            self.visit(outer)
         self.enter(node, node.name, node.body)
 
     visit_AsyncFunctionDef = visit_FunctionDef
@@ -151,16 +143,12 @@ class _Uses(ast.NodeVisitor):
                 names |= {local: target for local, target, _ in imports(child, self.module)}
         if is_class:
             self.classes.append(path)
-        arguments = getattr(node, "args", None)
-        if is_method and arguments and arguments.args and self.classes:
-            types[arguments.args[0].arg] = self.classes[-1]
+        if is_method and self.classes and (given := arguments(node)):
+            types[given[0].arg] = self.classes[-1]
         self.scopes.append((names, types, is_class))
         self.path = path
-        if arguments and not isinstance(node, _COMPREHENSIONS):
-            a = arguments
-            for arg in [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg]:
-                if arg:
-                    self.add(arg.arg, arg.lineno, arg.col_offset, names[arg.arg])
+        for arg in arguments(node):
+            self.add(arg.arg, arg.lineno, arg.col_offset, names[arg.arg])
         for child in body:
             self.visit(child)
         self.scopes.pop()

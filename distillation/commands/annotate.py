@@ -35,7 +35,12 @@ def annotate(
 
     Example: distill annotate experiments --out site --strict
     """
-    from distillation import annotate as generator
+    try:
+        from distillation import annotate as generator
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"distill annotate needs {error.name}: pip install 'distillation[site]'"
+        ) from error
 
     root = None
     if len(sources) == 1 and sources[0].suffix in (".yaml", ".yml"):

@@ -136,6 +136,32 @@ def test_a_file_that_is_no_python_is_reported_and_the_others_are_shown(write):
     assert text.startswith("exp/d.md:1: no UTF-8 text")
 
 
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        (b"x = 1\r\n# at $T$\r\ny = 2\r\n", "at <math"),
+        (b"\xef\xbb\xbf# a mark of order\nx = 1", "a mark of order"),
+        (b'# -*- coding: latin-1 -*-\n# caf\xe9\nx = "\xe9"\n', "café"),
+        (b"def f():\n\tif x:\n\t\t# after tabs\n\t\treturn 1\n\x0c\ny = 2\n", "after tabs"),
+        (b"", "exp.a"),
+        (b"# only this", "only this"),
+    ],
+)
+def test_files_of_other_systems(write, source, shown):
+    root = write({"exp/a.py": ""})
+    (root / "exp" / "a.py").write_bytes(source)
+    assert annotate([root / "exp"], root / "site") == (1, [])
+    assert shown.rpartition(".")[2] in (root / "site/exp/a.html").read_text(encoding="utf-8")
+
+
+def test_names_of_files_are_quoted_in_addresses(write):
+    odd = 'a "b" #c 100%.py'
+    root = write({f"exp/{odd}": "x = 1\n", "exp/b.md": '# B\n\n[a](<a "b" %23c 100%25.py>)\n'})
+    assert annotate([root / "exp"], root / "site") == (2, [])
+    page = (root / "site/exp/b.html").read_text()
+    assert page.count('href="a%20%22b%22%20%23c%20100%25.html"') >= 2
+
+
 def test_hostile_source_is_escaped(write):
     hostile = "</pre><script>alert(1)</script>"
     root = write(
