@@ -6,7 +6,7 @@ import html
 import xml.etree.ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillation.annotate.notes import MathError, Page, math, plain, render
@@ -173,6 +173,7 @@ def test_plain_text_for_the_search():
     assert plain(shown("# A *title*\n\n* one `x`\n* $T^2$ &amp;")) == "A title one x T2 &"
 
 
+@settings(deadline=None)
 @given(text=st.text(alphabet="ab$\\{}^_ \n<>&`*[]()|-=:~#'\"", max_size=60))
 def test_whatever_is_written_is_well_formed(text):
     found = shown(text)

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 from textwrap import dedent
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillation.annotate.sections import Section, source_lines, split
@@ -178,11 +178,13 @@ def python(draw, depth=0):
     return "".join(pieces)
 
 
+@settings(deadline=None)
 @given(source=python())
 def test_every_line_appears_exactly_once_and_in_order(source):
     assert_every_line_once(source, split(source, ast.parse(source)))
 
 
+@settings(deadline=None)
 @given(source=python())
 def test_no_line_of_code_is_hidden_but_notes_and_blanks(source):
     lines = source_lines(source)
