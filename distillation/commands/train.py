@@ -36,11 +36,11 @@ def train(
     from distillation.trainer import recipe_files
 
     values = list(overrides or ())
-    if runs is not None:
-        if any(v.lstrip("+").startswith("ckpt_root_dir=") for v in values):
-            raise ConfigError("--runs and ckpt_root_dir are two names of one thing; give one")
-        values.append(f"++ckpt_root_dir={_quoted(runs)}")
+    if runs is not None and any(v.lstrip("+").startswith("ckpt_root_dir=") for v in values):
+        raise ConfigError("--runs and ckpt_root_dir are two names of one thing; give one")
     composed = recipe_files.compose(recipe, values, config_dir)
+    if runs is not None:
+        composed.config["ckpt_root_dir"] = runs
     if show:
         _show(composed.config, json)
         return
@@ -69,8 +69,3 @@ def _show(config: dict, json: bool) -> None:
     from omegaconf import OmegaConf
 
     print(OmegaConf.to_yaml(config), end="")
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

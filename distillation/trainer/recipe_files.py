@@ -55,7 +55,8 @@ def compose(
     name, place = _place(recipe, folder)
     trust, values = _split(overrides)
     # The command line's path wins over a file's, which could name a package to import
-    values = [f"hydra.searchpath=['file://{SHIPPED.as_posix()}']", *values]
+    shipped = SHIPPED.as_posix().replace("'", "\\'")
+    values = [f"hydra.searchpath=['file://{shipped}']", *values]
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(place), version_base="1.3", job_name="distill"):
@@ -103,14 +104,14 @@ def _place(recipe: str, folder: str | Path | None) -> tuple[str, Path]:
 def _split(overrides: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     """What is trusted, and the other overrides."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     trust: list[str] = []
     rest: list[str] = []
     for text in overrides:
         try:
             override = OverridesParser.create().parse_override(text)
-        except OverrideParseException as error:
+        except HydraException as error:
             raise ConfigError(f"{text!r} is not key=value: {error}") from error
         key = override.key_or_group
         if key == "trust":

@@ -22,9 +22,11 @@ from torch import nn
 
 from distillation import models, runs
 from distillation.errors import ConfigError, unknown
+from distillation.kd_module import make_kd_module
 from distillation.references import note_run
 from distillation.rng import get_rng_state, seed_everything, set_rng_state
 from distillation.trainer import recipe_data
+from distillation.trainer.criteria import make_loss
 from distillation.trainer.params import TrainingParams
 from distillation.trainer.record import run_to_resume
 from distillation.trainer.targets import check_targets, make
@@ -123,15 +125,13 @@ class Recipe:
         """Distillation, after the teacher's training where it has to be trained."""
         student = self._model("student_", self.params.seed)
         loaders = self._loaders()
-        teacher = self._teacher(loaders)
+        teacher = self._teacher(student, loaders)
         trainer = self._trainer(self.trainer_class, self.name)
         trainer.train(
             student=student,
             teacher=teacher,
             training_params=self.params,
-            kd_architecture=self._made("architecture") or "kd_module",
-            kd_arch_params=self._made("arch_params"),
-            run_teacher_on_eval=self.cfg.get("run_teacher_on_eval", True),
+            **self._kd_module("kd_"),
             train_loader=loaders[0],
             valid_loader=loaders[1],
             additional_configs_to_log=self._log(),
@@ -140,7 +140,21 @@ class Recipe:
 
     # -- the parts
 
-    def _teacher(self, loaders: tuple[Any, Any]) -> Any:
+    def _kd_module(self, prefix: str = "") -> dict[str, Any]:
+        return {
+            f"{prefix}architecture": self._made("architecture") or "kd_module",
+            f"{prefix}arch_params": self._made("arch_params"),
+            "run_teacher_on_eval": self.cfg.get("run_teacher_on_eval", True),
+        }
+
+    def _rehearse(self, student: nn.Module) -> None:
+        """Raise for a loss or a KDModule that cannot be made, before a teacher is trained."""
+        make_loss(self.params.loss, self.params.criterion_params, distilling=True)
+        given = self._kd_module()
+        teacher = self._model("teacher_", self.params.seed)
+        make_kd_module(given.pop("architecture"), student, teacher, **given).release()
+
+    def _teacher(self, student: nn.Module, loaders: tuple[Any, Any]) -> Any:
         weights = self.cfg.get("teacher_checkpoint_params") or {}
         if any(weights.get(key) is not None for key in ("checkpoint_path", "pretrained_weights")):
             return self._model("teacher_", self.params.seed)
@@ -154,6 +168,7 @@ class Recipe:
                 "(a run's UUID or a file) or .pretrained_weights, or say in "
                 "teacher_training_hyperparams how it is trained first"
             )
+        self._rehearse(student)
         before = self._before()
         if before is not None:
             return _chosen(runs.find(before.parent_uuid, self.root), loaders[1])
