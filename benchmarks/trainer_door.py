@@ -1,9 +1,11 @@
 """What does `KDTrainer` cost over a bare loop? (`python -m benchmarks.trainer_door`)
 
-The same student learns from the same teacher with the same loss on the same DataLoader: once in a
-loop by hand, once in `KDTrainer.train` with run store and logging, once more with a train metric.
-A step of about 5 ms makes what is fixed per step visible. Time is taken by the data, at the moment
-when a batch is asked for: so it is that of steps, without making the run and its last checkpoint.
+The same student learns from the same teacher with the same loss on the same DataLoader: in a loop
+by hand, in `KDTrainer.train` with run store and logging, and so with a train metric. A step of
+about 5 ms makes what is fixed per step visible. The three take turns step by step, each in a thread
+of its own of which only one runs, so that whatever else the machine does meets all alike. Timed is
+a step: batch, forward, loss, backward, update, logging; not the making of the run and its last
+checkpoint.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ import copy
 import gc
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -24,33 +27,68 @@ from distillation import KDTrainer, data
 from distillation.losses import KDLogitsLoss
 from distillation.models.digits import DigitsLargeModel, DigitsSmallModel
 
-BATCH, STEPS, FIRST = 64, 60, 5  # the first steps of a run are not timed
+BATCH, STEPS, FIRST = 64, 130, 10  # the first steps of a run are not timed
+
+
+class Turns:
+    """Lets one of several threads run at a time, in turn."""
+
+    def __init__(self, names: Sequence[str]):
+        self.waiting = list(names)
+        self.condition = threading.Condition()
+
+    def take(self, name: str) -> None:
+        """Wait for this thread's turn."""
+        with self.condition:
+            self.condition.wait_for(lambda: self.waiting[0] == name)
+
+    def pass_on(self, name: str) -> None:
+        """Let the next one run, and queue up again."""
+        with self.condition:
+            self.waiting.remove(name)
+            self.waiting.append(name)
+            self.condition.notify_all()
+
+    def leave(self, name: str) -> None:
+        """Let the others run without this thread."""
+        with self.condition:
+            self.waiting.remove(name)
+            self.condition.notify_all()
 
 
 class Clocked(DataLoader):
-    """A DataLoader that notes when each batch was asked for."""
+    """A shuffled DataLoader that waits for its turn at every batch, and times what follows."""
+
+    turns: Turns
+    name: str
 
     def __iter__(self) -> Iterator:
         self.cpu: list[float] = []
         self.wall: list[float] = []
         batches = super().__iter__()
         for _ in range(len(self)):
-            self.cpu.append(cpu_seconds())
-            self.wall.append(time.perf_counter())
+            self.turns.take(self.name)
+            cpu, wall = cpu_seconds(), time.perf_counter()
             yield next(batches)
+            self.cpu.append(cpu_seconds() - cpu)
+            self.wall.append(time.perf_counter() - wall)
+            self.turns.pass_on(self.name)
 
     def per_step(self) -> tuple[float, float]:
-        """CPU and wall seconds of a step, from step `FIRST` on."""
-        steps = len(self.cpu) - 1 - FIRST
-        return (self.cpu[-1] - self.cpu[FIRST]) / steps, (self.wall[-1] - self.wall[FIRST]) / steps
+        """Mean CPU and wall seconds of a step, from step `FIRST` on; the last one is not timed."""
+        steps = len(self.cpu[FIRST : STEPS - 1])
+        return sum(self.cpu[FIRST : STEPS - 1]) / steps, sum(self.wall[FIRST : STEPS - 1]) / steps
 
 
-def loader() -> Clocked:
+def loader(name: str, turns: Turns) -> Clocked:
     """`STEPS` shuffled batches of the digits, normalised beforehand."""
     train, _ = data.digits()
     batch = data.TensorLoader(train, len(train), shuffle=False, keys=False).batch(0, 0)
-    images, labels = (torch.cat([part] * 3)[: BATCH * STEPS] for part in batch)
-    return Clocked(TensorDataset(images, labels), batch_size=BATCH, shuffle=True, drop_last=True)
+    images, labels = (torch.cat([part] * 6)[: BATCH * STEPS] for part in batch)
+    order = torch.Generator().manual_seed(0)
+    made = Clocked(TensorDataset(images, labels), batch_size=BATCH, shuffle=True, generator=order)
+    made.turns, made.name = turns, name
+    return made
 
 
 def by_hand(student: nn.Module, teacher: nn.Module, batches: Clocked) -> nn.Module:
@@ -60,7 +98,6 @@ def by_hand(student: nn.Module, teacher: nn.Module, batches: Clocked) -> nn.Modu
     student.train()
     loss = KDLogitsLoss(nn.CrossEntropyLoss(), temperature=4.0)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9)
-    torch.manual_seed(0)
     for x, y in batches:
         with torch.no_grad():
             t = teacher(x)
@@ -102,31 +139,60 @@ def by_trainer(root: str, metrics: list[str]) -> Callable[..., nn.Module]:
     return run
 
 
+Variant = Callable[[nn.Module, nn.Module, Clocked], nn.Module]
+
+
+def side_by_side(
+    variants: Mapping[str, Variant], student: nn.Module, teacher: nn.Module, threads: int
+) -> tuple[dict[str, tuple[float, float]], dict[str, torch.Tensor]]:
+    """Seconds of a step (CPU, wall) and trained weights of each variant, run in turn."""
+    turns = Turns(list(variants))
+    seconds: dict[str, tuple[float, float]] = {}
+    weights: dict[str, torch.Tensor] = {}
+
+    def work(name: str) -> None:
+        torch.set_num_threads(threads)
+        try:
+            batches = loader(name, turns)
+            turns.take(name)  # setting up is not to disturb the others' steps
+            trained = variants[name](student, teacher, batches)
+            weights[name] = torch.cat([p.detach().flatten() for p in trained.parameters()])
+            seconds[name] = batches.per_step()
+        finally:
+            turns.leave(name)
+
+    workers = [threading.Thread(target=work, args=(name,)) for name in variants]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return seconds, weights
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    options = arguments(__doc__, rounds=51, argv=argv)
+    options = arguments(__doc__, rounds=15, argv=argv)
     torch.manual_seed(0)
     teacher, student = DigitsLargeModel(), DigitsSmallModel()
-    batches = loader()
-    timings: dict[str, Timing] = {}
-    weights: dict[str, torch.Tensor] = {}
+    timings = {name: Timing() for name in ("by_hand", "trainer", "trainer_with_metric")}
+    same = True
     with tempfile.TemporaryDirectory() as root:
         variants = {
             "by_hand": by_hand,
             "trainer": by_trainer(root, []),
             "trainer_with_metric": by_trainer(root, ["Accuracy"]),
         }
-        timings = {name: Timing() for name in variants}
         for number in range(-1, options.rounds):
-            for name in list(variants) if number % 2 else reversed(variants):
-                gc.collect()
-                gc.disable()
-                try:
-                    trained = variants[name](student, teacher, batches)
-                finally:
-                    gc.enable()
-                weights[name] = torch.cat([p.detach().flatten() for p in trained.parameters()])
-                if number >= 0:
-                    cpu, wall = batches.per_step()
+            gc.collect()
+            gc.disable()
+            try:
+                order = list(variants) if number % 2 else list(reversed(variants))
+                ordered = {name: variants[name] for name in order}
+                seconds, weights = side_by_side(ordered, student, teacher, options.threads)
+            finally:
+                gc.enable()
+            same &= all(torch.equal(weights["by_hand"], w) for w in weights.values())
+            if number >= 0:
+                for name, (cpu, wall) in seconds.items():
                     timings[name].cpu.append(cpu)
                     timings[name].wall.append(wall)
     result = Result("trainer_door", "What does KDTrainer cost over a bare loop?")
@@ -140,7 +206,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             result.figure(what + suffix, spread, "×", f"{clock} time of a step, over by hand")
     plain = Spread.of([1000 * t for t in timings["by_hand"].cpu])
     result.figure("step_by_hand", plain, "ms", "CPU time of a step by hand")
-    same = all(torch.equal(weights["by_hand"], w) for w in weights.values())
     result.figure("same_bits", float(same), "", "1: the trained weights are equal")
     result.settings = {
         "teacher": type(teacher).__name__,

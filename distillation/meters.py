@@ -99,7 +99,9 @@ def vector(named: Mapping[str, torch.Tensor | float]) -> torch.Tensor:
             v.to(**wide) if isinstance(v, torch.Tensor) else torch.tensor(float(v), **wide)
             for v in values
         ]
-    return torch.stack([v.detach().reshape(()) for v in values]).to(_wide(device))
+    flat = [v if v.dim() == 0 else v.reshape(()) for v in values]
+    with torch.no_grad():
+        return torch.stack(flat).to(_wide(device))
 
 
 @torch.no_grad()

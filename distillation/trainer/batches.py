@@ -38,6 +38,9 @@ class Parts(NamedTuple):
     @property
     def size(self) -> int:
         """Number of samples."""
+        first = self.args[0] if self.args else None
+        if isinstance(first, torch.Tensor) and first.dim():
+            return first.shape[0]
         return samples_in([*self.args, *self.kwargs.values()])
 
 
@@ -52,9 +55,9 @@ def take_apart(batch: Any, adapter: Callable[[Any], Any] | None = None) -> Parts
     """
     if adapter is not None:
         return _adapted(adapter(batch), batch)
-    if torch.is_tensor(batch):
+    if isinstance(batch, torch.Tensor):
         return Parts((batch,), {}, None)
-    if isinstance(batch, Mapping):
+    if not isinstance(batch, (list, tuple)) and isinstance(batch, Mapping):
         return _named(batch)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         fields = batch._asdict()
@@ -76,6 +79,8 @@ def take_apart(batch: Any, adapter: Callable[[Any], Any] | None = None) -> Parts
 
 
 def _inputs(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, torch.Tensor):
+        return (inputs,), {}
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     if isinstance(inputs, list | tuple):
@@ -114,14 +119,14 @@ def _adapted(result: Any, batch: Any) -> Parts:
 
 def to_device(value: Any, device: torch.device) -> Any:
     """Tensors in (nested) tuples, lists and dicts on `device`; what is there stays as it is."""
-    if torch.is_tensor(value):
+    if isinstance(value, torch.Tensor):
         return value if value.device == device else value.to(device, non_blocking=True)
-    if isinstance(value, Mapping):
-        return {key: to_device(item, device) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(to_device(item, device) for item in value))
-    if isinstance(value, list | tuple):
-        return type(value)(to_device(item, device) for item in value)
+    if isinstance(value, (list, tuple)):
+        return type(value)([to_device(item, device) for item in value])
+    if isinstance(value, Mapping):
+        return {key: to_device(item, device) for key, item in value.items()}
     return value
 
 

@@ -101,7 +101,9 @@ class LossCall:
                     f"{self.title} gives {len(items)} items but names {len(self.components)} "
                     f"({', '.join(self.components)})."
                 )
-            values.update((name, items[i]) for i, name in self._slots)
+            parts = items.unbind() if isinstance(items, torch.Tensor) else items
+            for i, name in self._slots:
+                values[name] = parts[i]
         return total, values
 
 
@@ -111,8 +113,8 @@ def _title(loss: Any) -> str:
 
 def single(value: Any) -> Any:
     """Floating tensors of less than 32 bits as float32, also inside tuples, lists and dicts."""
-    if torch.is_tensor(value):
-        small = value.is_floating_point() and value.element_size() < 4
+    if isinstance(value, torch.Tensor):
+        small = value.element_size() < 4 and value.is_floating_point()
         return value.float() if small else value
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(single(v) for v in value))

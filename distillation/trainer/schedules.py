@@ -67,6 +67,9 @@ class Schedule:
     def step(self) -> None:
         """Count one optimizer update and set the rates of the next."""
         self.updates += 1
+        if isinstance(self.main, lr_scheduler.LambdaLR):
+            self._closed_form()
+            return
         done = self.updates - self.warmup_updates
         due = not self.per_epoch or self.updates % self.updates_per_epoch == 0
         if done > 0 and self.updates < self.end and due and not self._plateau:
