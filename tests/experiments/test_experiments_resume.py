@@ -13,20 +13,28 @@ from experiment_case import last_weights, rows, wait_for
 
 from distillation import runs
 
-QUICK = ["--set", "save_seconds=0.1", "--set", "log_every=5"]
+MOMENTS = ("while it starts", "after an epoch", "within an epoch")
+IMAGES = 1437  # training images of the digits, so samples of an epoch
+QUICK = ["--set", "save_seconds=0.05", "--set", "log_every=5"]
 
 
-def killed_at_random(warm, name, arguments, root, kills, epochs_a_life, seed):
+def killed_at_random(warm, name, arguments, root, kills, seed, moments=MOMENTS):
     """The run's UUID, and at which batch of an epoch its lives ended, after so many SIGKILLs."""
-    moments = random.Random(seed)
+    chance = random.Random(seed)
     uuid, batches = None, []
     for _ in range(kills):
         job = warm.start(name, *(["--resume", uuid] if uuid else arguments), root=root)
         wait_for(lambda job=job: job.printed("recording run"))
         uuid = job.out.read_text().split("recording run ")[1].split()[0]
-        epochs = moments.choice(epochs_a_life)
-        wait_for(lambda job=job, n=epochs: job.printed("epoch ") >= n)
-        time.sleep(moments.uniform(0.0, 0.15))
+        moment = chance.choice(moments)
+        if moment == "while it starts":
+            time.sleep(chance.uniform(0.0, 0.15))
+        elif moment == "after an epoch":
+            wait_for(lambda job=job: job.printed("epoch "))
+            time.sleep(chance.uniform(0.0, 0.15))
+        else:
+            known = runs.find(uuid, root=root).checkpoints
+            wait_for(lambda known=known, uuid=uuid: saved_within_an_epoch(root, uuid, known))
         os.kill(job.pid, signal.SIGKILL)
         assert job.wait().code == -signal.SIGKILL, "it had ended before it was killed"
         run = runs.find(uuid, root=root)
@@ -34,6 +42,12 @@ def killed_at_random(warm, name, arguments, root, kills, epochs_a_life, seed):
         if run.checkpoints:
             batches.append(run.checkpoint(state=False).info["batch"])
     return uuid, batches
+
+
+def saved_within_an_epoch(root, uuid, known):
+    run = runs.find(uuid, root=root)
+    new = [step for step in run.checkpoints if step not in known]
+    return any(step % IMAGES for step in new)
 
 
 def assert_same_run(resumed, whole):
@@ -48,11 +62,9 @@ def assert_same_run(resumed, whole):
 
 
 def test_a_student_killed_at_ten_random_moments_is_bit_identical(warm, store, trained):
-    arguments = ["--teacher", trained.uuid[:8], "--epochs", "8", *QUICK]
+    arguments = ["--teacher", trained.uuid[:8], "--epochs", "10", *QUICK]
     whole = warm.run("digits.distill", *arguments, root=store).uuid
-    uuid, batches = killed_at_random(
-        warm, "digits.distill", arguments, store, kills=10, epochs_a_life=(0, 0, 0, 1), seed=1
-    )
+    uuid, batches = killed_at_random(warm, "digits.distill", arguments, store, kills=10, seed=3)
     assert any(batches), "no life ended in the middle of an epoch"
     assert warm.run("digits.distill", "--resume", uuid, root=store).uuid == uuid
     assert_same_run(runs.find(uuid, root=store), runs.find(whole, root=store))
@@ -62,7 +74,7 @@ def test_a_teacher_with_dropout_and_a_best_checkpoint_is_too(warm, tmp_path):
     arguments = ["--epochs", "4", "--holdout", "200", "--set", "accumulate=2", *QUICK]
     whole = runs.find(warm.run("digits.large", *arguments, root=tmp_path).uuid, root=tmp_path)
     uuid, _ = killed_at_random(
-        warm, "digits.large", arguments, tmp_path, kills=2, epochs_a_life=(1,), seed=2
+        warm, "digits.large", arguments, tmp_path, kills=2, seed=2, moments=MOMENTS[1:]
     )
     warm.run("digits.large", "--resume", uuid, root=tmp_path)
     resumed = runs.find(uuid, root=tmp_path)
@@ -114,7 +126,7 @@ def test_on_real_images_too(warm, tmp_path, cifar_archive):
     arguments = ["--data", str(cifar_archive), "--subset", "1024", "--epochs", "3", *QUICK]
     whole = warm.run("cifar10.small", *arguments, root=tmp_path).uuid
     uuid, _ = killed_at_random(
-        warm, "cifar10.small", arguments, tmp_path, kills=2, epochs_a_life=(1,), seed=3
+        warm, "cifar10.small", arguments, tmp_path, kills=2, seed=3, moments=MOMENTS[1:2]
     )
     warm.run("cifar10.small", "--resume", uuid, root=tmp_path)
     assert_same_run(runs.find(uuid, root=tmp_path), runs.find(whole, root=tmp_path))
