@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from distillation.errors import ConfigError, TeacherError
@@ -124,6 +124,8 @@ class TeacherSource(ABC):
 # per model, since several sources may share one.
 _cast = WeakIdKeyDictionary()
 
+_HALF = (torch.float16, torch.bfloat16)
+
 
 class FrozenTeacher(TeacherSource):
     """A model as teacher: frozen, in evaluation mode, run without autograd.
@@ -177,6 +179,7 @@ class FrozenTeacher(TeacherSource):
         self, args: tuple, kwargs: Mapping[str, Any], *, sample: Any = None, view: Any = None
     ) -> Any:
         model = self._held()
+        args, kwargs = _widened(model, args, kwargs)
         if self.mode == "train":
             return model(*args, **kwargs)
         if self.mode == "eval" and not torch.compiler.is_compiling():
@@ -299,6 +302,25 @@ def _casts(fn: Callable[[Tensor], Tensor], model: nn.Module) -> bool:
     """Whether `fn` changes the dtype of one of the model's tensors (tried on empty ones)."""
     tensors = {t.dtype: t for t in model.state_dict().values() if isinstance(t, Tensor)}
     return any(fn(t.new_empty(0)).dtype != dtype for dtype, t in tensors.items())
+
+
+def _widened(model: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> tuple[tuple, Mapping]:
+    """Half-precision inputs in the dtype of the model's weights, where these are wider.
+
+    FSDP2's mixed precision hands a student, and so its teacher, the inputs in bfloat16.
+    """
+    flat = not kwargs and all(isinstance(arg, Tensor) for arg in args)
+    leaves = args if flat else tree_leaves((args, dict(kwargs)))
+    if not any(isinstance(leaf, Tensor) and leaf.dtype in _HALF for leaf in leaves):
+        return args, kwargs
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    if dtype not in (torch.float32, torch.float64):
+        return args, kwargs
+
+    def widen(value: Any) -> Any:
+        return value.to(dtype) if isinstance(value, Tensor) and value.dtype in _HALF else value
+
+    return tree_map(widen, args), tree_map(widen, dict(kwargs))
 
 
 def _detached(value: Any) -> Any:

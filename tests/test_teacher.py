@@ -114,6 +114,15 @@ def test_a_model_that_runs_in_inference_mode_can_be_distilled(x):
     assert student.head.weight.grad is not None
 
 
+def test_half_precision_inputs_are_widened_to_the_weights(x):
+    half = x.bfloat16()
+    teacher = FrozenTeacher(Net())
+    assert torch.equal(teacher(half), teacher(half.float()))
+    assert torch.equal(teacher.run((), {"x": half}), teacher(half))
+    assert teacher.double()(half).dtype == torch.float64
+    assert teacher.bfloat16()(half).dtype == torch.bfloat16
+
+
 def test_keyword_inputs_reach_the_model_and_sample_and_view_do_not(x):
     class Masked(nn.Module):
         def forward(self, x, *, scale):

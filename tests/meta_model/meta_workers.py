@@ -16,7 +16,8 @@ from meta_cases import (
     loss_of,
     pair,
 )
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -34,6 +35,7 @@ def distributed(rank: int, world: int, folder: str) -> None:
         data_parallel(rank, world)
         sharded(rank, world, folder, convert_first=True)
         sharded(rank, world, folder, convert_first=False)
+        mixed_precision(rank)
     finally:
         dist.destroy_process_group()
 
@@ -107,3 +109,26 @@ def sharded(rank: int, world: int, folder: str, convert_first: bool) -> None:
     assert isinstance(exported, FSDPModule) and type(exported).__name__ == "FSDPNet"
     assert "_kd" not in vars(exported) and teacher.training
     exported(x[rows]).sum().backward()
+
+
+def mixed_precision(rank: int) -> None:
+    """FSDP2 hands the student its inputs in bfloat16; the teacher's weights stay as they are."""
+    x, y = batch(4)
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+    teacher = pair()[1]
+    plain = converted(copy.deepcopy(student), teacher)
+    loss = loss_of(plain, x, y)
+    loss.backward()
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    model = converted(student, teacher)
+    fully_shard(model, mp_policy=policy)
+    found = loss_of(model, x, y)
+    found.backward()
+    assert torch.allclose(found, loss, rtol=0.02)
+    for name, grad in gathered({n: p.grad for n, p in model.named_parameters()}).items():
+        assert torch.allclose(grad, plain.get_parameter(name).grad, rtol=0.1, atol=0.01), name
+    assert {p.dtype for p in teacher.parameters()} == {torch.float32}
+    export(plain)
+    export(model)
+    assert teacher.training
