@@ -22,6 +22,7 @@ from distillation.errors import CheckpointError, ConfigError, TeacherError
 from distillation.kd_config import KDLossConfig, build_model
 from distillation.meta_model import DistillationModel
 from distillation.teacher import TeacherSource, as_teacher, rebuild
+from distillation.trust import as_tuple
 
 __all__ = ["restore", "save"]
 
@@ -110,7 +111,7 @@ def restore(
                 why = "student_only=True" if student_only else f"{path} holds a plain model"
                 raise ConfigError(f"{name}= has no use here: {why}")
         return checkpoint.load_strict(student, state["student"], what=str(path))
-    names = {"trust": tuple(trust), "home_module": type(student).__module__}
+    names = {"trust": as_tuple(trust), "home_module": type(student).__module__}
     made_criterion = _criterion(about["criterion"], criterion, names)
     made_balancer = _balancer(about["balancer"], loss_balancer, names)
     source = _teacher(about["teacher"], teacher, allow_changed_teacher, names)

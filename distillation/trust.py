@@ -107,7 +107,10 @@ def resolve(
     if exact or (prefixed and _within(defined, {m.partition(".")[0] for m in modules})):
         return found
     home = home_module.__name__ if isinstance(home_module, ModuleType) else home_module
-    refusal = _refusal(found, spelled, defined, home, args, kwargs)
+    if type(found) is FunctionType and len(names) > 1:
+        refusal = "is a method, which makes no model"
+    else:
+        refusal = _refusal(found, spelled, defined, home, args, kwargs)
     if refusal:
         raise TrustError(f"{target} {refusal}. {_advice(target)}")
     return found
@@ -124,14 +127,14 @@ def _refusal(
         if top == "torch" and not defined.startswith("torch.nn."):
             return "is one of torch's own tools rather than a model"
         return None
-    if top == "timm" or (_in_zoo(defined) and found.__name__ == "get"):
+    if top == "timm" or (_in_zoo(spelled) and _in_zoo(defined) and found.__name__ == "get"):
         return _by_name_refusal(found, args, kwargs, top)
     if top == "torchvision":
         if _is_torchvision_model(found):
             return None
         return "is not one of torchvision's model functions"
-    if _in_zoo(spelled) and _in_zoo(defined):
-        return "is private" if found.__name__.startswith("_") else None
+    if _in_zoo(defined):
+        return "is a tool of the zoo, whose models are classes and what `get` makes"
     if defined == spelled == "__main__":
         return None
     if home is not None and defined == spelled == home and top not in LIBRARIES:
@@ -197,14 +200,23 @@ def _in_zoo(module: str) -> bool:
     return any(found.name == name for found in pkgutil.iter_modules(path))
 
 
+def as_tuple(trust: Any) -> tuple:
+    """What was given as `trust`, where one name, callable or module may stand for itself."""
+    if isinstance(trust, str | ModuleType) or callable(trust):
+        return (trust,)
+    if not isinstance(trust, Iterable):
+        raise TrustError(
+            f"trust takes module names, 'package.module:name' names and callables, not {trust!r}"
+        )
+    return tuple(trust)
+
+
 def _trusted(
     trust: Iterable[str | Callable],
 ) -> tuple[set[str], set[str], dict[str, Callable[..., Any]]]:
     """Module names, targets, and callables by the target they answer to."""
-    if isinstance(trust, str) or callable(trust):
-        trust = (trust,)
     modules, targets, callables = set(), set(), {}
-    for item in trust:
+    for item in as_tuple(trust):
         if isinstance(item, str):
             (targets if ":" in item else modules).add(item)
         elif isinstance(item, ModuleType):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import string
 import sys
@@ -28,6 +29,9 @@ class Mine(nn.Module):
     @classmethod
     def wide(cls, width):
         return cls(width)
+
+    def erase(self):
+        return self
 
 
 class Other(Mine):
@@ -69,6 +73,22 @@ def test_our_zoo_is_allowed():
     made = build(Reference("distillation.models.digits:DigitsSmallModel"))
     assert type(made) is DigitsSmallModel
     assert noted(made) == Reference("distillation.models.digits:DigitsSmallModel")
+
+
+def test_the_zoos_tools_are_no_models():
+    for target in (
+        *("distillation.models.weights:load_into", "distillation.models.weights:read_weights"),
+        *("distillation.models.external:from_timm", "distillation.models.registry:load_into"),
+        "distillation.models.facts:cpu_latency",
+    ):
+        importlib.import_module(target.partition(":")[0])
+        with pytest.raises(TrustError, match="a tool of the zoo"):
+            resolve(Reference(target))
+
+
+def test_methods_are_not_called_on_what_a_file_gives():
+    with pytest.raises(TrustError, match="is a method"):
+        resolve(Reference(f"{HERE}:Mine.erase"), home_module=HERE)
 
 
 def test_functions_are_allowed_in_main_and_in_the_students_home(monkeypatch):

@@ -340,8 +340,10 @@ def test_trust_lets_a_function_of_another_module_in(path, tmp_path, monkeypatch)
     )
     with pytest.raises(TrustError, match="trust="):
         restore(Net(), path)
-    back = restore(Net(), path, trust=("meta_other_teachers:wide",))
-    assert back.teacher_model.width == 12
+    for trust in (("meta_other_teachers:wide",), "meta_other_teachers", meta_other_teachers.wide):
+        assert restore(Net(), path, trust=trust).teacher_model.width == 12
+    with pytest.raises(TrustError, match="trust takes module names"):
+        restore(Net(), path, trust=5)
 
 
 @pytest.mark.parametrize(
