@@ -221,8 +221,14 @@ class Distiller:
 
         Raises:
             DistillationError: forward has not run since the last loss.
-            ConfigError: a keyword that no loss takes; several losses and no balancer.
+            ConfigError: a keyword that no loss takes; several losses and no balancer; a student's
+                loss that is no tensor.
         """
+        if student_loss is not None and not isinstance(student_loss, Tensor):
+            raise ConfigError(
+                f"student_loss must be a tensor, not {type(student_loss).__name__}: the loss that "
+                "the script computed from the student's output"
+            )
         routed = None
         if loss_kwargs:
             routed = route({pair.name: pair.loss for pair in self._pairs}, loss_kwargs)

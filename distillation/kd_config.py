@@ -111,6 +111,13 @@ def _config(name: object, config: object) -> KDLossConfig | None:
     return KDLossConfig.of(config, str(name))
 
 
+def _kinds(model: object) -> str:
+    """What was given, in few words: the repr of a model is a page."""
+    if isinstance(model, tuple):
+        return f"a tuple of ({', '.join(type(part).__name__ for part in model)})"
+    return repr(model)
+
+
 def build_model(model: object) -> nn.Module:
     """A module from an instance, a class, or `(class or function, args, kwargs)`.
 
@@ -124,7 +131,7 @@ def build_model(model: object) -> nn.Module:
     if not (callable(function) and isinstance(args, tuple | list) and isinstance(kwargs, Mapping)):
         raise ConfigError(
             "model must be an nn.Module, a class or function that makes one, or (class, args, "
-            f"kwargs), not {model!r}"
+            f"kwargs), not {_kinds(model)}"
         )
     made = function(*args, **kwargs)
     if not isinstance(made, nn.Module):

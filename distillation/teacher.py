@@ -158,8 +158,8 @@ def _call(spec: tuple) -> tuple[Callable, tuple, dict[str, Any]]:
     ):
         raise ConfigError(
             "a teacher given as a tuple is (callable,), (callable, args) or (callable, args, "
-            f"kwargs) with a tuple of args and a dict of kwargs; got {spec!r}. An ensemble is "
-            "given as a list."
+            "kwargs) with a tuple of args and a dict of kwargs; got a tuple of "
+            f"({', '.join(type(part).__name__ for part in spec)}). An ensemble is given as a list."
         )
     return function, tuple(args), dict(kwargs)
 

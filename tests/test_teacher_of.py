@@ -80,7 +80,7 @@ def test_a_source_is_shared():
     [
         (3, ConfigError, "got int: 3"),
         ((), ConfigError, "callable, args"),
-        ((Net(),), ConfigError, "ensemble is given as a list"),
+        ((Net(),), ConfigError, r"a tuple of \(Net\)\. An ensemble is given as a list"),
         ((make, 5), ConfigError, "tuple of args"),
         ((make, (), {}, 1), ConfigError, "tuple of args"),
         ((make, (), 3), ConfigError, "tuple of args"),

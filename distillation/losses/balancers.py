@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from distillation.errors import ConfigError, ShapeError, unknown
-from distillation.losses.checks import check_number
+from distillation.losses.checks import check_count, check_number
 from distillation.losses.interface import Remembers
 
 STUDENT_LOSS_KEY = "student_loss"
@@ -143,7 +143,7 @@ class UncertaintyLossBalancer(DistillationLossBalancer):
         initial_log_variance: float = 0.0,
     ) -> None:
         super().__init__()
-        self.num_kd_losses = int(check_number("num_kd_losses", num_kd_losses, low=1))
+        self.num_kd_losses = check_count("num_kd_losses", num_kd_losses)
         self.student_loss = bool(student_loss)
         start = check_number("initial_log_variance", initial_log_variance, low=-math.inf)
         count = self.num_kd_losses + self.student_loss

@@ -38,6 +38,18 @@ def check_number(
     raise ConfigError(f"{name} must be a finite number {above}{below}, not {value!r}.")
 
 
+def check_count(name: str, value: Any) -> int:
+    """`value` as an int when it is a whole number of at least 1.
+
+    Raises:
+        ConfigError: naming the option and its value.
+    """
+    number = check_number(name, value, low=1)
+    if number != int(number):
+        raise ConfigError(f"{name} must be an integer, not {value!r}.")
+    return int(number)
+
+
 def check_temperature(temperature: Any) -> float:
     """The temperature as a float. Raises ConfigError unless it is finite and positive."""
     return check_number("temperature", temperature, low_open=True)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distillation.errors import ConfigError, ShapeError
-from distillation.losses.checks import check_number, check_tensors, full_precision
+from distillation.errors import ShapeError
+from distillation.losses.checks import check_count, check_number, check_tensors, full_precision
 from distillation.losses.interface import DistillationLoss
 
 
@@ -44,8 +44,8 @@ class MGDLoss(DistillationLoss):
         lambda_mgd: float = 0.65,
     ) -> None:
         super().__init__()
-        self.num_student_channels = _channels("num_student_channels", num_student_channels)
-        self.num_teacher_channels = _channels("num_teacher_channels", num_teacher_channels)
+        self.num_student_channels = check_count("num_student_channels", num_student_channels)
+        self.num_teacher_channels = check_count("num_teacher_channels", num_teacher_channels)
         self.alpha_mgd = check_number("alpha_mgd", alpha_mgd)
         self.lambda_mgd = check_number("lambda_mgd", lambda_mgd, high=1.0)
         channels = self.num_teacher_channels
@@ -106,10 +106,3 @@ class MGDLoss(DistillationLoss):
             f"{self.num_student_channels}, {self.num_teacher_channels}, "
             f"alpha_mgd={self.alpha_mgd}, lambda_mgd={self.lambda_mgd}"
         )
-
-
-def _channels(name: str, value: int) -> int:
-    number = check_number(name, value, low=1)
-    if number != int(number):
-        raise ConfigError(f"{name} must be an integer, not {value!r}.")
-    return int(number)

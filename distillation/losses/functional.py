@@ -9,7 +9,8 @@ Common to all of them:
   "sum" by nothing; "none" gives one value per row, shaped like the logits without `dim`.
 * `mask` has the rows' shape; rows where it is 0 (False) do not count, whatever their logits hold,
   NaN included. When no row counts the loss is 0 with a gradient of 0.
-* A class at `-inf` on both sides (an impossible class) adds nothing, to value or gradient.
+* A class at `-inf` on both sides (an impossible class) adds nothing, to value or gradient. A row of
+  nothing but such classes has no distribution, and its entropies are NaN: mask it.
 * Errors: `ShapeError` for shapes or class counts that do not fit, `ConfigError` for a temperature
   that is not positive and for an unknown reduction.
 

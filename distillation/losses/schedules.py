@@ -10,7 +10,7 @@ from torch import Tensor
 
 from distillation.errors import ConfigError, unknown
 from distillation.losses.balancers import StaticLossBalancer
-from distillation.losses.checks import check_number
+from distillation.losses.checks import check_count, check_number
 
 SHAPES = ("linear", "cosine")
 
@@ -51,7 +51,7 @@ class ScheduledLossBalancer(StaticLossBalancer):
         super().__init__(kd_loss_weight)
         if shape not in SHAPES:
             raise ConfigError(unknown("shape", shape, SHAPES))
-        self.steps = int(check_number("steps", steps, low=1))
+        self.steps = check_count("steps", steps)
         self.shape = shape
         self.start = check_number("start", start, high=1.0)
         self.end = check_number("end", end, high=1.0)

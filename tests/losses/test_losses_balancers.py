@@ -248,6 +248,7 @@ class TestScheduled:
         ("options", "message"),
         [
             ({"steps": 0}, "steps must be .* at least 1"),
+            ({"steps": 2.5}, "steps must be an integer, not 2.5"),
             ({"steps": 3, "shape": "cosin"}, "unknown shape 'cosin'; did you mean 'cosine'"),
             ({"steps": 3, "start": -1}, "start must be"),
             ({"steps": 3, "end": 2}, "end must be .* at most 1"),

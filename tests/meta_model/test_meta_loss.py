@@ -111,6 +111,14 @@ def test_several_losses_without_a_balancer_are_refused(student_loss):
         model.compute_kd_loss(student_loss=student_loss)
 
 
+def test_a_students_loss_that_is_no_tensor_is_refused_and_the_pass_waits_on():
+    model = converted(*pair())
+    logits = model(batch()[0])
+    with pytest.raises(ConfigError, match="student_loss must be a tensor, not float"):
+        model.compute_kd_loss(student_loss=F.cross_entropy(logits, batch()[1]).item())
+    model.compute_kd_loss(student_loss=F.cross_entropy(logits, batch()[1])).backward()
+
+
 def test_a_balancer_of_ones_own():
     class Largest(DistillationLossBalancer):
         def forward(self, losses):
