@@ -111,6 +111,8 @@ class ClassificationConfigs(BaseConfigs):
     device: str = "auto"
     # fp32, bf16 or fp16
     precision: str = "fp32"
+    # Threads on a CPU; 0 is torch's choice. The sums of another number round otherwise.
+    threads: int = 0
     # Memory format of images and convolutions: channels last is the faster one
     channels_last: bool = True
     # Normalize with the statistics of the batch, as the original does: a poor teacher
@@ -161,6 +163,7 @@ class ClassificationConfigs(BaseConfigs):
         "subset": (0, None),
         "holdout": (0, None),
         "views_per_image": (0, None),
+        "threads": (0, None),
         "accumulate": (1, None),
         "clip_grad_norm": (0.0, None),
         "warm_up": (0.0, 1.0),

@@ -128,12 +128,17 @@ def open_session(
     # Devices, precision and processes
     accelerator = make_accelerator(options.config["device"], options.config["precision"])
     recorder = status = None
+    threads = options.config["threads"]
+    if threads:
+        torch.set_num_threads(threads)
     if accelerator.is_main_process:
         if options.resume:
             status = runs.find(options.resume, root=options.root).status
             recorder = runs.resume(options.resume, root=options.root)
             # The same number of threads adds in the same order
-            torch.set_num_threads(recorder.run.info.get("threads") or torch.get_num_threads())
+            recorded = recorder.run.info.get("threads")
+            if recorded and not threads:
+                torch.set_num_threads(recorded)
         else:
             recorder = runs.create(
                 experiment,

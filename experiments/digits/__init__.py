@@ -33,6 +33,8 @@ class DigitsConfigs(ClassificationConfigs):
     epochs: int = 20
     # Images a step
     batch_size: int = 64
+    # The images are so small that a second thread costs more than it does
+    threads: int = 1
 
     _experiment = NAME
     _parts = (*ClassificationConfigs._parts, "data")
