@@ -65,7 +65,7 @@ def wait_for(condition, seconds: float = 60.0):
         found = condition()
         if found:
             return found
-        time.sleep(0.005)
+        time.sleep(0.02)
     raise AssertionError(f"waited {seconds} s in vain")
 
 
