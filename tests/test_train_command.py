@@ -87,8 +87,9 @@ def test_trust_opens_the_way_to_code_of_your_own(distill, tmp_path, monkeypatch)
     line = ["train", "digits", *SHORT, "training_hyperparams.loss={_target_: my_losses.Mine}"]
     line += ["~training_hyperparams.criterion_params"]
     distill(*line, code=2)
-    uuid = distill(*line, "+trust=my_losses").out.split()[-1]
-    assert "loss.gap.train" in runs.find(uuid, tmp_path / "runs").summary
+    for way in (["+trust=my_losses"], ["--trust", "my_losses.Mine"]):
+        uuid = distill(*line, *way).out.split()[-1]
+        assert "loss.gap.train" in runs.find(uuid, tmp_path / "runs").summary
 
 
 def test_help_has_an_example(distill):

@@ -23,6 +23,10 @@ def train(
     show: Annotated[
         bool, typer.Option("--show", help="Print the composed recipe, do not train.")
     ] = False,
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODULE", help="Code that a _target_ may call.", show_default=False),
+    ] = None,
     runs: output.Runs = None,
     json: Json = False,
 ) -> None:
@@ -53,7 +57,8 @@ def train(
     from distillation.trainer.recipes import distils, train_from_config
 
     kind = KDTrainer if distils(composed.config) else Trainer
-    trainer = train_from_config(kind, composed.config, allow_targets=composed.trust)
+    allowed = (*composed.trust, *(trust or ()))
+    trainer = train_from_config(kind, composed.config, allow_targets=allowed)
     run = trainer.run
     if json:
         facts = {"run": run.uuid, "teacher": run.parent_uuid, "path": str(run.path)}
