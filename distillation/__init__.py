@@ -25,7 +25,6 @@ _PUBLIC = {
     "LogitsDistillationLoss": "losses",
     "MFTLoss": "losses",
     "MGDLoss": "losses",
-    "KnowledgeDistillationTraining": "toolkit",
     "NormalizationAdapter": "kd_module",
     "STUDENT_LOSS_KEY": "losses",
     "ScheduledLossBalancer": "losses",

@@ -2,6 +2,9 @@
 
     python -m distillation.train_from_kd_recipe --config-name=cifar10_resnet key=value …
 
+Several processes: `torchrun --nproc_per_node 2 -m distillation.train_from_kd_recipe …`, or
+`accelerate launch -m …`.
+
 Recipes lie in `distillation/recipes`, or in `--config-dir`. `--cfg job` prints the composed recipe
 and trains nothing. `distill train` does the same, for plain recipes too.
 """
@@ -49,10 +52,11 @@ def _main(options: argparse.Namespace) -> int:
         print(OmegaConf.to_yaml(composed.config), end="")
         return 0
     from distillation.trainer.kd_trainer import KDTrainer
-    from distillation.trainer.recipes import train_from_config
+    from distillation.trainer.recipes import is_main_process, train_from_config
 
     trainer = train_from_config(KDTrainer, composed.config, allow_targets=composed.trust)
-    print(f"run: {trainer.run.uuid}")
+    if is_main_process():
+        print(f"run: {trainer.run.uuid}")
     return 0
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -148,3 +150,16 @@ def test_cifar10_is_trained_resumed_and_compared(cifar_archive, distill, tmp_pat
     assert len(runs.find(one, tmp_path / "runs").curve("accuracy.test")[0]) == 2
     alone = distill("train", "cifar10_small", *plain).out.split()[-1]
     assert "accuracy.test" in distill("compare", alone, one).out
+
+
+def test_two_processes_train_one_run(tmp_path):
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    line += ["-m", "distillation.train_from_kd_recipe", "--config-name=digits", *SHORT]
+    line += ["device=cpu", f"ckpt_root_dir={tmp_path}"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    (student,) = runs.list(tmp_path, experiment="digits_kd")
+    (teacher,) = runs.list(tmp_path, experiment="digits_kd_teacher")
+    assert done.stdout.count("run: ") == 1
+    assert student.status == teacher.status == "completed"
+    assert student.parent_uuid == teacher.uuid

@@ -54,12 +54,14 @@ def train(
             composed.config["teacher_training_hyperparams"]["silent_mode"] = True
 
     from distillation.trainer import KDTrainer, Trainer
-    from distillation.trainer.recipes import distils, train_from_config
+    from distillation.trainer.recipes import distils, is_main_process, train_from_config
 
     kind = KDTrainer if distils(composed.config) else Trainer
     allowed = (*composed.trust, *(trust or ()))
     trainer = train_from_config(kind, composed.config, allow_targets=allowed)
     run = trainer.run
+    if not is_main_process():
+        return
     if json:
         facts = {"run": run.uuid, "teacher": run.parent_uuid, "path": str(run.path)}
         output.print_json({**facts, "metrics": trainer.results})

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from distillation import models, runs
@@ -85,6 +86,11 @@ def train_from_config(
     check_targets(plain, allow_targets)
     recipe = Recipe(trainer_class, plain, tuple(allow_targets))
     return recipe.distil() if kd else recipe.train()
+
+
+def is_main_process() -> bool:
+    """Whether this process, of those that trained, is the one that tells."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def as_dict(cfg: Any) -> dict[str, Any]:
@@ -194,7 +200,9 @@ class Recipe:
             params.resume = bool(found)
         trainer = self._trainer(Trainer, name)
         trainer.train(self._model("teacher_", params.seed), params, *loaders)
-        return trainer.run
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # the main process has closed the record now
+        return runs.Run.read(trainer.run.path)
 
     def _model(self, whose: str, seed: int) -> nn.Module:
         given = self._made(f"{whose}architecture")
