@@ -1,11 +1,11 @@
 """What does `KDTrainer` cost over a bare loop? (`python -m benchmarks.trainer_door`)
 
 The same student learns from the same teacher with the same loss on the same DataLoader: in a loop
-by hand, in `KDTrainer.train` with run store and logging, and so with a train metric. A step of
-about 5 ms makes what is fixed per step visible. The three take turns step by step, each in a thread
-of its own of which only one runs, so that whatever else the machine does meets all alike. Timed is
-a step: batch, forward, loss, backward, update, logging; not the making of the run and its last
-checkpoint.
+by hand, and in `KDTrainer.train` with run store and logging, without and with a train metric. A
+step of about 5 ms makes what is fixed per step visible. Loop and trainer take turns step by step,
+each in a thread of its own of which only one runs, so that whatever else the machine does meets
+both alike. Timed is a step: batch, forward, loss, backward, update, logging; not the making of the
+run and its last checkpoint.
 """
 
 from __future__ import annotations
@@ -169,42 +169,51 @@ def side_by_side(
     return seconds, weights
 
 
+def rounds(
+    variants: Mapping[str, Variant],
+    student: nn.Module,
+    teacher: nn.Module,
+    number: int,
+    threads: int,
+) -> tuple[dict[str, Timing], bool]:
+    """Timings of a step over several rounds, and whether all trained the same weights."""
+    timings = {name: Timing() for name in variants}
+    same = True
+    for i in range(-1, number):  # the first round is a warm-up
+        ordered = dict(variants if i % 2 else reversed(variants.items()))
+        gc.collect()
+        gc.disable()
+        try:
+            seconds, weights = side_by_side(ordered, student, teacher, threads)
+        finally:
+            gc.enable()
+        first, *others = weights.values()
+        same &= all(torch.equal(first, w) for w in others)
+        if i >= 0:
+            for name, (cpu, wall) in seconds.items():
+                timings[name].cpu.append(cpu)
+                timings[name].wall.append(wall)
+    return timings, same
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     options = arguments(__doc__, rounds=15, argv=argv)
     torch.manual_seed(0)
     teacher, student = DigitsLargeModel(), DigitsSmallModel()
-    timings = {name: Timing() for name in ("by_hand", "trainer", "trainer_with_metric")}
-    same = True
-    with tempfile.TemporaryDirectory() as root:
-        variants = {
-            "by_hand": by_hand,
-            "trainer": by_trainer(root, []),
-            "trainer_with_metric": by_trainer(root, ["Accuracy"]),
-        }
-        for number in range(-1, options.rounds):
-            gc.collect()
-            gc.disable()
-            try:
-                order = list(variants) if number % 2 else list(reversed(variants))
-                ordered = {name: variants[name] for name in order}
-                seconds, weights = side_by_side(ordered, student, teacher, options.threads)
-            finally:
-                gc.enable()
-            same &= all(torch.equal(weights["by_hand"], w) for w in weights.values())
-            if number >= 0:
-                for name, (cpu, wall) in seconds.items():
-                    timings[name].cpu.append(cpu)
-                    timings[name].wall.append(wall)
     result = Result("trainer_door", "What does KDTrainer cost over a bare loop?")
-    result.timings = timings
-    for name, what in (
-        ("trainer", "step_ratio"),
-        ("trainer_with_metric", "step_ratio_with_metric"),
-    ):
+    same = True
+    for what, metrics in (("step_ratio", []), ("step_ratio_with_metric", ["Accuracy"])):
+        name = "trainer_with_metric" if metrics else "trainer"
+        hand = "by_hand_beside_" + name
+        with tempfile.TemporaryDirectory() as root:
+            variants = {hand: by_hand, name: by_trainer(root, metrics)}
+            timings, equal = rounds(variants, student, teacher, options.rounds, options.threads)
+        result.timings |= timings
+        same &= equal
         for clock, suffix in (("cpu", ""), ("wall", "_wall")):
-            spread = ratio(timings, name, "by_hand", clock)
+            spread = ratio(timings, name, hand, clock)
             result.figure(what + suffix, spread, "×", f"{clock} time of a step, over by hand")
-    plain = Spread.of([1000 * t for t in timings["by_hand"].cpu])
+    plain = Spread.of([1000 * t for t in result.timings["by_hand_beside_trainer"].cpu])
     result.figure("step_by_hand", plain, "ms", "CPU time of a step by hand")
     result.figure("same_bits", float(same), "", "1: the trained weights are equal")
     result.settings = {
