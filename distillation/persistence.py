@@ -140,7 +140,7 @@ def restore(
 def _described(model: DistillationModel) -> dict[str, Any]:
     distiller: Distiller = model._kd.distiller
     teacher, balancer = distiller.teacher, distiller.loss_balancer
-    keys = distiller.criterion.keys
+    keys, losses = distiller.criterion.keys, list(distiller.loss_modules)
     return {
         "mode": distiller.mode,
         "expose_minimal_state_dict": not model._kd.show_teacher,
@@ -152,7 +152,8 @@ def _described(model: DistillationModel) -> dict[str, Any]:
         },
         "criterion": {
             "pairs": [list(key) for key in keys],
-            "losses": [descriptions.describe(loss) for loss in distiller.loss_modules],
+            "losses": [descriptions.describe(loss) for loss in losses],
+            "first": [list(map(id, losses)).index(id(loss)) for loss in losses],
             "names": distiller.loss_names,
             "state": _whole(distiller.loss_modules.state_dict()),
         },
@@ -190,8 +191,9 @@ def _read(path: str | os.PathLike) -> dict[str, Any]:
     whole = isinstance(state.get("student"), Mapping) and _fits(about, _SHAPE)
     if whole and about is not None:
         criterion = about["criterion"]
-        lengths = {len(criterion[name]) for name in ("pairs", "losses", "names")}
+        lengths = {len(criterion[name]) for name in ("pairs", "losses", "names", "first")}
         whole = len(lengths) == 1 and all(len(pair) == 2 for pair in criterion["pairs"])
+        whole = whole and all(0 <= first <= i for i, first in enumerate(criterion["first"]))
     if not whole:
         raise CheckpointError(f"{path} is not as distillation.save writes it")
     return dict(state)
@@ -205,7 +207,13 @@ _SHAPE = (
         "mode": str,
         "expose_minimal_state_dict": bool,
         "teacher": {"description": (None, dict), "fingerprint": str, "mode": str, "name": str},
-        "criterion": {"pairs": [[str]], "losses": [_RECIPE], "names": [str], "state": dict},
+        "criterion": {
+            "pairs": [[str]],
+            "losses": [_RECIPE],
+            "names": [str],
+            "first": [int],  # of several pairs with one loss module, the number of the first
+            "state": dict,
+        },
         "balancer": (None, {"recipe": _RECIPE, "name": str, "state": dict}),
     },
 )
@@ -242,7 +250,10 @@ def _criterion(
             f"the file does not say how {', '.join(missing)} is made (a class that cannot be "
             f"imported, or arguments that are not plain); pass criterion= with the pairs {pairs}"
         )
-    losses = [descriptions.remade(recipe, **names) for recipe in about["losses"]]
+    losses: list[nn.Module] = []
+    for recipe, first in zip(about["losses"], about["first"], strict=True):
+        shared = first < len(losses)
+        losses.append(losses[first] if shared else descriptions.remade(recipe, **names))
     return dict(zip(pairs, losses, strict=True))
 
 

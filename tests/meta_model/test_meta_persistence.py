@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from meta_cases import (
+    FeatureLoss,
     Net,
     T,
     assert_same,
@@ -102,6 +103,16 @@ def test_the_file_is_plain_and_holds_no_teacher(path):
     theirs = model.teacher_model.state_dict().values()
     assert not any(a.shape == b.shape and torch.equal(a, b) for a in found for b in theirs)
     assert set(state["student"]) == set(Net().state_dict())
+
+
+def test_a_loss_of_two_pairs_comes_back_as_one(path):
+    shared = FeatureLoss(6, 10)
+    criterion = {("stem", "stem"): shared, **features(), ("stem.0", "stem.0"): shared}
+    model = converted(*pair(), criterion=criterion)
+    save(model, path)
+    back = restore(Net(), path, teacher=make_teacher())
+    assert back.loss_modules[3] is back.loss_modules[0] is not back.loss_modules[1]
+    assert_same(back.state_dict(), model.state_dict())
 
 
 def test_settings_come_back(path):
@@ -356,6 +367,7 @@ def test_trust_lets_a_function_of_another_module_in(path, tmp_path, monkeypatch)
         lambda s: s["distillation"].update(criterion=None),
         lambda s: s["distillation"]["criterion"]["pairs"].append("head"),
         lambda s: s["distillation"]["criterion"]["losses"].pop(),
+        lambda s: s["distillation"]["criterion"]["first"].reverse(),
         lambda s: s["distillation"].update(mode="export_student"),
         lambda s: s["distillation"]["criterion"]["losses"][0]["parts"].update({"9": {}}),
         lambda s: s["distillation"]["criterion"]["losses"][0].update(parts=[1]),
