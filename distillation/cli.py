@@ -59,7 +59,7 @@ app = typer.Typer(
 
 @app.callback()
 def _root() -> None:
-    """Find, compare, evaluate and remove recorded runs.
+    """Train from recipes; find, compare, evaluate, export and remove recorded runs.
 
     Runs are looked for under --runs ROOT, else in DISTILLATION_RUNS, else in ./logs. A run is named
     by its UUID or any unique beginning of it.

@@ -19,7 +19,10 @@ from distillation.errors import ConfigError, DistillationError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0, or 2 after a message for what the user can put right."""
+    """Run the command line.
+
+    Returns 0; 130 when it was interrupted; 2 after a message for what the user can put right.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m distillation.train_from_kd_recipe",
         description="Distil as a recipe says.",
@@ -34,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     try:
         return _main(options)
+    except KeyboardInterrupt:
+        print("interrupted and saved; go on with the same command and resume=true", file=sys.stderr)
+        return 130
     except DistillationError as error:
         print(f"train_from_kd_recipe: {error}", file=sys.stderr)
         return 2

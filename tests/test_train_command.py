@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import signal
 import subprocess
 import sys
 
@@ -97,6 +99,31 @@ def test_trust_opens_the_way_to_code_of_your_own(distill, tmp_path, monkeypatch)
 def test_help_has_an_example(distill):
     told = distill("train", "--help").out
     assert "Example: distill train digits" in told
+
+
+def test_an_interrupted_training_says_how_to_go_on(tmp_path):
+    root = tmp_path / "runs"
+    line = ["train", "digits", *SHORT, "training_hyperparams.max_epochs=20", "--runs", str(root)]
+    start = [sys.executable, "-u", "-m", "distillation.cli"]
+    with subprocess.Popen(
+        [*start, *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for printed in process.stdout:
+            if printed.startswith("epoch  2/20"):
+                process.send_signal(signal.SIGINT)
+                break
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    command = shlex.split(err.strip().splitlines()[-1])
+    assert command == ["distill", *line, "resume=true"]
+    (student,) = runs.list(root, experiment="digits_kd")
+    assert student.status == "interrupted"
+    assert student.checkpoints
+
+    done = subprocess.run([*start, *command[1:]], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == student.uuid
+    assert len(runs.find(student.uuid, root).curve("accuracy.valid")[0]) == 20
 
 
 # python -m distillation.train_from_kd_recipe

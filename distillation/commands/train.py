@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from typing import Annotated
 
 import typer
@@ -58,7 +60,15 @@ def train(
 
     kind = KDTrainer if distils(composed.config) else Trainer
     allowed = (*composed.trust, *(trust or ()))
-    trainer = train_from_config(kind, composed.config, allow_targets=allowed)
+    try:
+        trainer = train_from_config(kind, composed.config, allow_targets=allowed)
+    except KeyboardInterrupt:
+        words = [w for w in sys.argv[1:] if w.lstrip("+") != "resume=true"]
+        print(
+            f"interrupted and saved; go on with:\n  distill {shlex.join(words)} resume=true",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
     run = trainer.run
     if not is_main_process():
         return

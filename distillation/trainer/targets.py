@@ -25,7 +25,7 @@ ROOTS = (
     *("distillation.losses", "distillation.models", "distillation.data", "distillation.kd_module"),
     *("distillation.trainer", "torch.nn", "torch.optim", "torch.utils.data", "torchmetrics"),
     *("torchvision.transforms", "torchvision.datasets", "torchvision.models", "torchvision.ops"),
-    *("timm.models", "timm.layers", "timm.loss", "timm.optim", "timm.scheduler", "timm.data"),
+    *("timm.models", "timm.layers", "timm.loss", "timm.optim", "timm.scheduler"),
 )
 # Where functions may be defined
 FUNCTIONS = (
