@@ -46,6 +46,7 @@ def predict(
     images: Any,
     norm: Normalisation,
     output_adapter: Callable[[Any], Any] | None = None,
+    input_adapter: Callable[[Any], Any] | None = None,
 ) -> Predictions:
     """Logits, probabilities and labels of `images`, on the student's device, in eval mode."""
     inputs = to_inputs(images, norm)
@@ -54,6 +55,8 @@ def predict(
         dtype = parameter.dtype if parameter.is_floating_point() else inputs.dtype
         inputs = inputs.to(parameter.device, dtype)
     student.eval()
+    if input_adapter is not None:
+        inputs = input_adapter(inputs)
     logits = single(plain_output(student(inputs), output_adapter)).cpu()
     return Predictions(logits, logits.softmax(1), logits.argmax(1))
 

@@ -347,7 +347,11 @@ class Trainer:
         norm = normalisation(self._train_loader, mean, std)
         adapter = self._params.output_adapter if self._params else None
         with KeepFlags([student]), torch.no_grad():
-            return predict(student, images, norm, adapter)
+            return predict(student, images, norm, adapter, self._input_adapter())
+
+    def _input_adapter(self) -> Any:
+        """What the inputs pass before the student sees them."""
+        return self.net.student_input_adapter if self._distils() else None
 
     def _distils(self) -> bool:
         return False

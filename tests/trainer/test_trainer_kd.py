@@ -359,6 +359,15 @@ def test_predict_takes_tensors_arrays_and_pictures(tmp_path):
     assert torch.allclose(single.logits, expected.logits[:1], atol=1e-5)
 
 
+def test_predict_passes_the_inputs_through_the_students_adapter(tmp_path):
+    adapter = {"student_input_adapter": lambda x: x * 2}
+    trainer = distilled(tmp_path, kd={"kd_arch_params": adapter})
+    x = loaders()[1].batch(0, 0).images
+    with torch.no_grad():
+        expected = trainer.net.student.eval()(x * 2)
+    assert torch.allclose(trainer.predict(x).logits, expected)
+
+
 def test_predict_asks_for_a_normalisation_that_it_does_not_know(tmp_path):
     batches = [(b.images, b.labels) for b in loaders()[0].batches(0)]
     trainer = trained(tmp_path, loader=batches, valid=False)
