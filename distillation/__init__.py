@@ -15,6 +15,7 @@ _PUBLIC = {
     "DistillationLossBalancer": "losses",
     "DistillationModel": "meta_model",
     "Distiller": "distiller",
+    "EnsembleTeacher": "teacher",
     "KDLogitsLoss": "losses",
     "KDLossConfig": "meta_model",
     "KDModule": "kd_module",

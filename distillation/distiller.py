@@ -7,7 +7,8 @@
         ...
 
 It is no `nn.Module` and changes nothing about the student: parameters, state dict and class are
-untouched. Losses and balancer are modules; those with parameters are trained with the student's.
+untouched. Losses and balancer are modules; where they have parameters, give these to the optimizer
+beside the student's: `distiller.loss_modules.parameters()`.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Distiller:
             source that is made already has its own.
 
     Raises:
-        ConfigError: an unknown layer (the nearest names are given), or no loss.
+        ConfigError: an unknown layer (the nearest names are given), no loss, or no module.
         TeacherError: the teacher is the student, or shares parameters with it.
 
     What a forward pass leaves for the loss is kept per thread, until the loss is computed, the
@@ -65,6 +66,8 @@ class Distiller:
         *,
         teacher_mode: str = "eval",
     ):
+        if not isinstance(student, nn.Module):
+            raise ConfigError(f"student must be an nn.Module instance, not {student!r}")
         if loss_balancer is not None and not isinstance(loss_balancer, nn.Module):
             raise ConfigError(f"loss_balancer must be an nn.Module instance, not {loss_balancer!r}")
         if isinstance(teacher, TeacherSource) and teacher_mode not in ("eval", teacher.mode):

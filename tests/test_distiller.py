@@ -272,6 +272,13 @@ def test_a_teacher_that_shares_a_weight_is_refused(student, teacher):
     assert student.head.weight.requires_grad and teacher.training
 
 
+@pytest.mark.parametrize("what", [None, nn.Linear])
+def test_a_student_that_is_no_module_is_refused(what, teacher):
+    with pytest.raises(ConfigError, match=r"student must be an nn\.Module instance"):
+        Distiller(what, teacher, nn.MSELoss())
+    assert teacher.training
+
+
 @pytest.mark.parametrize(
     ("criterion", "message"),
     [
