@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 
 from distillation import KDTrainer, Trainer, models
 from distillation.errors import ConfigError, DataError
@@ -68,6 +69,37 @@ def test_the_teacher_of_imagenet_gets_its_own_normalization():
     )
     image = torch.rand(2, 3, 4, 4)
     torch.testing.assert_close(adapter((image - mean) / std), (image - 0.5) / 0.5)
+
+
+def test_the_recipe_of_imagenet_trains_on_folders_of_pictures(tmp_path):
+    # Smaller models and pictures, the teacher's weights from a file; all else as shipped
+    for part in ("train", "val"):
+        for number, kind in enumerate(("cat", "dog")):
+            folder = tmp_path / "data" / part / kind
+            folder.mkdir(parents=True)
+            for i in range(2):
+                Image.new("RGB", (40, 36), (number * 200, 50, i)).save(folder / f"{i}.png")
+    small = {"num_classes": 2, "image_size": [32, 32], "depth": 1}
+    teacher = models.get("vit_tiny_patch16_224", arch_params=small)
+    torch.save(teacher.state_dict(), tmp_path / "teacher.pth")
+    values = [
+        f"dataset={{data_dir: {tmp_path / 'data'}, image_size: 32, batch_size: 2, num_workers: 0}}",
+        "student_architecture=resnet20",
+        "student_arch_params.num_classes=2",
+        "teacher_architecture=vit_tiny_patch16_224",
+        "teacher_arch_params={num_classes: 2, image_size: [32, 32], depth: 1}",
+        "teacher_checkpoint_params.pretrained_weights=null",
+        f"teacher_checkpoint_params.checkpoint_path={tmp_path / 'teacher.pth'}",
+        "training_hyperparams.max_epochs=2",
+        "training_hyperparams.lr_warmup_epochs=1",
+        "training_hyperparams.silent_mode=true",
+        f"ckpt_root_dir={tmp_path / 'runs'}",
+    ]
+    trainer = train_from_config(KDTrainer, compose("imagenet_resnet50_kd", values).config)
+    assert trainer.run.status == "completed"
+    assert type(trainer.net.teacher_input_adapter).__name__ == "NormalizationAdapter"
+    assert trainer.ema_model is not None
+    assert (trainer.checkpoints_dir / "average_model.pth").exists()
 
 
 # Overrides
