@@ -33,8 +33,8 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
     """Write a converted model to one file, atomically; a plain model is written alike.
 
     The file holds the weights of student, losses and balancer, how these and the teacher are made,
-    and the teacher's fingerprint; never the teacher's weights. Parameters that FSDP2 has sharded
-    are gathered: call it on every rank then, rank 0 writes.
+    and the teacher's fingerprint; never the teacher's weights. Parameters of student or teacher
+    that FSDP2 has sharded are gathered: call it on every rank then, rank 0 writes.
 
     Raises:
         CheckpointError: the write failed, or the state dict holds what is no tensor; an older file
@@ -49,14 +49,17 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
             "save that one"
         )
     state: dict[str, Any] = {"format": FORMAT, "version": VERSION}
-    sharded = any(hasattr(p, "full_tensor") for p in model.parameters())
+    parameters = list(model.parameters())
     if isinstance(model, DistillationModel):
+        teacher = model._kd.distiller.teacher.module
+        parameters += [] if teacher is None else teacher.parameters()
         with model.hide_loss_modules(), model.hide_teacher_model():
             state["student"] = _whole(model.state_dict())
         state["distillation"] = _described(model)
     else:
         state["student"] = _whole(model.state_dict())
         state["distillation"] = None
+    sharded = any(hasattr(parameter, "full_tensor") for parameter in parameters)
     if not sharded or not dist.is_initialized() or dist.get_rank() == 0:
         checkpoint.save_state(path, state)
 

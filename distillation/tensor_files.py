@@ -147,11 +147,14 @@ def _read_safetensors(
 def fingerprint(of: nn.Module | Mapping[str, Tensor]) -> str:
     """SHA-256 (hex) over names, dtypes, shapes and bytes of parameters and persistent buffers.
 
-    The same on every device, whatever the order of the names and the layout in memory. Entries
-    that are no tensors (a module's extra state) do not count.
+    The same on every device, whatever the order of the names and the layout in memory, and for a
+    model that was compiled (`torch.compile` puts a prefix before its names). Entries that are no
+    tensors (a module's extra state) do not count. Tensors that are sharded over processes are
+    gathered one by one: a collective call then.
     """
     state = of.state_dict() if isinstance(of, nn.Module) else of
-    return _digest({k: v for k, v in state.items() if isinstance(v, Tensor)}).hexdigest()
+    plain = {k.replace("_orig_mod.", ""): v for k, v in state.items() if isinstance(v, Tensor)}
+    return _digest(plain).hexdigest()
 
 
 def _content_digest(tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> str:
@@ -166,6 +169,7 @@ def _digest(tensors: Mapping[str, Tensor]):
         tensor = tensors[name].detach()
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         if tensor.numel():
-            flat = tensor.to("cpu").contiguous().reshape(-1)
+            whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+            flat = whole.to("cpu").contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy())
     return digest

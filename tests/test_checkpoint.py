@@ -306,6 +306,11 @@ def test_buffers_count_in_a_modules_fingerprint():
     assert fingerprint(module) != before
 
 
+def test_a_compiled_model_has_the_fingerprint_of_the_plain_one():
+    module = net()
+    assert fingerprint(torch.compile(nn.Sequential(module))) == fingerprint(nn.Sequential(module))
+
+
 def test_a_fingerprint_is_the_same_tomorrow():
     state = {"w": torch.arange(3, dtype=torch.float32), "n": torch.tensor(7)}
     golden = "3dc491bfe0623d7663286fc7c986e51f5d259095c511d6b6b5d70fa0e9b5e799"

@@ -35,7 +35,8 @@ def distributed(rank: int, world: int, folder: str) -> None:
         data_parallel(rank, world)
         sharded(rank, world, folder, convert_first=True)
         sharded(rank, world, folder, convert_first=False)
-        mixed_precision(rank)
+        mixed_precision()
+        sharded_teacher(folder)
     finally:
         dist.destroy_process_group()
 
@@ -111,7 +112,20 @@ def sharded(rank: int, world: int, folder: str, convert_first: bool) -> None:
     exported(x[rows]).sum().backward()
 
 
-def mixed_precision(rank: int) -> None:
+def sharded_teacher(folder: str) -> None:
+    """A teacher that FSDP2 has sharded: the loss is the same, and the file knows who it is."""
+    x, y = batch(4)
+    student, teacher = pair()
+    fully_shard(teacher)
+    model, plain = converted(student, teacher), converted(*pair())
+    assert torch.allclose(loss_of(model, x, y), loss_of(plain, x, y))
+    save(model, f"{folder}/teacher.pt")
+    dist.barrier()
+    alone = restore(Net(), f"{folder}/teacher.pt", teacher=pair()[1])
+    assert_same(alone.state_dict(), model.state_dict())
+
+
+def mixed_precision() -> None:
     """FSDP2 hands the student its inputs in bfloat16; the teacher's weights stay as they are."""
     x, y = batch(4)
     torch.manual_seed(0)
