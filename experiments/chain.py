@@ -6,6 +6,8 @@ Each is a run of its own in a process of its own; the next one finds the teacher
 
 import importlib
 import json
+import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -16,7 +18,10 @@ from distillation.checkpoint import atomic_json
 from distillation.errors import ConfigError, DistillationError, unknown
 from distillation.runs.store import by_uuid
 from experiments.command_line import Parser, add_short_forms, given_values
-from experiments.config_check import check, fields
+from experiments.config_check import check, fields, refuse
+
+# What may be another on `--resume` though some runs have ended: where and how, not what
+_ANY_TIME = ("data", "device", "save_seconds", "log_every")
 
 
 @dataclass
@@ -57,6 +62,8 @@ def _commands(parts: list[Part], options, given: dict[str, str]) -> dict[str, li
     known = {p.key: importlib.import_module(p.module).Configs for p in parts}
     everything = {key for configs in known.values() for key in fields(configs)}
     for key in given:
+        for configs in known.values():
+            refuse(configs, key)
         if key not in everything:
             raise ConfigError(unknown("configuration key", key, everything, "--help of a part"))
     commands = {}
@@ -71,6 +78,19 @@ def _commands(parts: list[Part], options, given: dict[str, str]) -> dict[str, li
     return commands
 
 
+def _refuse_too_late(part: Part, run: runs.Run, given: dict[str, str]) -> None:
+    """A value given anew holds for runs to come; one that has ended had another"""
+    configs = importlib.import_module(part.module).Configs
+    known = fields(configs)
+    for key, value in check(configs, {k: v for k, v in given.items() if k in known}).items():
+        had = run.config.get(key)
+        if had != value and key not in _ANY_TIME:
+            raise ConfigError(
+                f"{part.title!r} has ended with {key}={had!r} (run {run.uuid}), so the chain "
+                f"cannot go on with {key}={value!r}; begin a new one, without --resume"
+            )
+
+
 def _train(part: Part, arguments: list[str], started) -> str:
     """Run one part; its output is passed on as it comes. Returns the run's UUID"""
     print(f"\n{part.title}: python -m {part.module}", flush=True)
@@ -78,6 +98,8 @@ def _train(part: Part, arguments: list[str], started) -> str:
         [sys.executable, "-u", "-m", part.module, *arguments], stdout=subprocess.PIPE, text=True
     )
     uuid = ""
+    # Ctrl-C reaches the run by itself; a request to end is passed on, for it to save
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         for line in process.stdout:
             print(line, end="", flush=True)
@@ -86,6 +108,7 @@ def _train(part: Part, arguments: list[str], started) -> str:
                 started(uuid)
     finally:
         code = process.wait()
+        signal.signal(signal.SIGTERM, before)
     if code == 130:
         raise KeyboardInterrupt
     if code:
@@ -112,7 +135,11 @@ def run_chain(
             raise ChainError(f"there is no chain to go on with in {folder}")
         noted = json.loads(notes.read_text())
         # A run that was removed, or refused before it began, is trained anew
-        done = {k: uuid for k, uuid in noted["runs"].items() if by_uuid(uuid, root)}
+        found = {k: by_uuid(uuid, root) for k, uuid in noted["runs"].items()}
+        done = {k: run.uuid for k, run in found.items() if run}
+        for part in parts:
+            if part.key in done and found[part.key].status == "completed":
+                _refuse_too_late(part, found[part.key], given)
         given = {**noted["values"], **given}
     commands = _commands(parts, options, given)
     atomic_json(notes, {"values": given, "runs": done})
@@ -135,8 +162,8 @@ def run_chain(
             _train(part, extra, started)
         except KeyboardInterrupt:
             print(
-                f"or with the whole chain:\n  python -m experiments.{experiment} --runs {root} "
-                "--resume",
+                f"or with the whole chain:\n  python -m experiments.{experiment} "
+                f"--runs {shlex.quote(str(root))} --resume",
                 file=sys.stderr,
             )
             raise

@@ -283,6 +283,8 @@ def training_images(c: ClassificationConfigs, train, test):
         train, held_out = train.split(holdout=c.holdout, seed=0)
     if c.without_classes:
         train = train.without_classes(c.without_classes)
+        if not len(train):
+            raise ConfigError(f"without_classes={c.without_classes} leaves no training images")
     if c.subset:
         if c.subset > len(train):
             raise ConfigError(f"subset={c.subset} is more than the {len(train)} training images")

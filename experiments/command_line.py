@@ -7,6 +7,7 @@ The same options for all of them; each is a short form of a configuration value,
 
 import argparse
 import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -49,8 +50,27 @@ class Options:
     presets: list[str] = field(default_factory=list)
 
 
+class Once(argparse.Action):
+    """An option that has one value; another one is refused rather than dropped."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        before = getattr(namespace, self.dest)
+        if before not in (None, values):
+            parser.error(_twice(option_string or self.dest, before, values))
+        setattr(namespace, self.dest, values)
+
+
+def _twice(name: str, first: Any, second: Any) -> str:
+    return f"{name} is given twice, as {first!r} and as {second!r}; give it once"
+
+
 class Parser(argparse.ArgumentParser):
-    """Names the nearest options when one is unknown."""
+    """Names the nearest options when one is unknown, and takes no option twice."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        # What an option is that names no other action
+        self.register("action", None, Once)
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments:"):
@@ -102,7 +122,10 @@ def given_values(arguments: argparse.Namespace) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not equals:
             raise ConfigError(f"--set takes KEY=VALUE, got {item!r}")
-        given[key.strip()] = value.strip()
+        key, value = key.strip(), value.strip()
+        if given.get(key, value) != value:
+            raise ConfigError(_twice(key, given[key], value))
+        given[key] = value
     return given
 
 
@@ -166,8 +189,9 @@ def run_main(main, arguments: list[str] | None = None) -> NoReturn:
     """
     ### Call `main`; an error of ours is one line on stderr, with exit code 2
 
-    An interrupted run exits with 130, as a shell expects of Ctrl-C.
+    An interrupted run exits with 130, as a shell expects of Ctrl-C. A warning is one line too.
     """
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         main(arguments)
     except DistillationError as error:

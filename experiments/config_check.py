@@ -54,6 +54,17 @@ def fields(configs: type[BaseConfigs]) -> dict[str, Field]:
     return found
 
 
+def refuse(configs: type[BaseConfigs], key: str) -> None:
+    """
+    ### Keys that other experiments have and this one, for a reason, has not
+
+    A class lists them in `_refused`.
+    """
+    reason = getattr(configs, "_refused", {}).get(key)
+    if reason:
+        raise ConfigError(f"{key!r} cannot be set here: {reason}")
+
+
 def _settable(known: dict[str, Field]) -> list[str]:
     return [k for k, field in known.items() if field.is_plain or field.options]
 
@@ -124,6 +135,7 @@ def check(configs: type[BaseConfigs], values: dict[str, Any]) -> dict[str, Any]:
     items = getattr(configs, "_items", {})
     checked: dict[str, Any] = {}
     for key, text in values.items():
+        refuse(configs, key)
         if key not in known:
             raise ConfigError(unknown("configuration key", key, settable, "--help"))
         if key not in settable:

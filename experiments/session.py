@@ -5,6 +5,7 @@ A session is one run of the store, opened anew or taken up again, with the devic
 that train it.
 """
 
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,7 +105,7 @@ class Session(Hooks):
         if kind is None:
             print(f"run: {self.uuid}", flush=True)
         elif issubclass(kind, KeyboardInterrupt):
-            place = "" if self.root == runs.root() else f" --runs {self.root}"
+            place = "" if self.root == runs.root() else f" --runs {shlex.quote(str(self.root))}"
             print(
                 f"interrupted and saved; go on with:\n  {self.command} --resume {self.uuid}{place}",
                 file=sys.stderr,

@@ -148,8 +148,9 @@ def _explained(path: Path) -> Iterator[None]:
     except _DAMAGED as error:
         if isinstance(error, DataError):
             raise
+        reason = " ".join(str(error).split())  # tarfile's has a line for each compression
         raise DataError(
-            f"{path} cannot be read to its end ({type(error).__name__}: {error}). It seems to be "
+            f"{path} cannot be read to its end ({type(error).__name__}: {reason}). It seems to be "
             f"cut short, damaged, or no archive at all; known are {', '.join(ARCHIVES)}"
         ) from error
 

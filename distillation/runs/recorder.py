@@ -48,7 +48,7 @@ def create(
 
     Raises:
         ConfigError: a name that makes no folder, a UUID that is none or is taken, `keep` below 1.
-        RunError: there is no such parent.
+        RunError: there is no such parent, or the root cannot be written.
     """
     places.checked_experiment(experiment)
     if uuid is not None and not places.is_uuid(uuid):
@@ -75,12 +75,16 @@ def create(
     }
     folder = base / experiment / info["uuid"]
     settings = files.dumps(dict(config or {}), indent=2)
-    with files.explained(folder):
+    try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            folder.mkdir()
-        except FileExistsError:
+        folder.mkdir()
+    except OSError as error:
+        if folder.is_dir():
             raise ConfigError(f"there is a run {info['uuid']} already; resume it") from None
+        raise RunError(
+            f"no runs can be kept in {base}: {error.strerror or error}; "
+            "name another folder with --runs ROOT or DISTILLATION_RUNS"
+        ) from error
     held = lock.hold(folder)
     try:
         files.atomic_write(folder / CONFIG, settings + "\n")

@@ -38,6 +38,7 @@ class DigitsConfigs(ClassificationConfigs):
 
     _experiment = NAME
     _parts = (*ClassificationConfigs._parts, "data")
+    _refused = {"data": "the digits come with scikit-learn; it says where CIFAR-10 lies"}
 
 
 @option(DigitsConfigs.images)

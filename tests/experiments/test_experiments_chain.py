@@ -160,9 +160,45 @@ def test_a_chain_that_has_ended_is_only_reported_again(chain):
     assert len(runs.list(root)) == 5
 
 
+def test_a_value_that_comes_too_late_for_a_run_is_refused(chain):
+    root = chain[0]
+    notes = root / "digits" / "report" / "chain.json"
+    before = notes.read_text()
+    done = command("digits.__main__", "--resume", "--epochs", "3", root=root)
+    assert done.code == 2
+    assert "'Large' has ended with epochs=2" in done.err
+    assert "cannot go on with epochs=3; begin a new one, without --resume" in done.err
+    assert notes.read_text() == before
+    # What it had already, and where it runs, may be said
+    same = ["--resume", "--epochs", "2", "--device", "cpu"]
+    assert command("digits.__main__", *same, root=root).code == 0
+
+
+def test_a_request_to_end_reaches_the_run_which_saves(tmp_path):
+    root = tmp_path / "with space"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.digits", "--epochs", "900", "--runs", str(root)],
+        cwd=CHECKOUT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while "epoch" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    (run,) = runs.list(root)
+    assert run.status == "interrupted"
+    assert run.checkpoints
+    assert f"python -m experiments.digits --runs '{root}' --resume" in errors
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
+        ("--data x", "'data' cannot be set here: the digits come with scikit-learn"),
         ("--resume", "there is no chain to go on with"),
         ("--foo", "unknown command-line option '--foo'"),
         ("--set temprature=3", "did you mean 'temperature'"),

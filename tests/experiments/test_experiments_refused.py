@@ -17,6 +17,9 @@ REFUSED = [
     ("small", "extra", "unknown command-line option 'extra'"),
     ("small", "--epochs", "argument --epochs: expected one argument"),
     ("small", "--set epochs", "--set takes KEY=VALUE, got 'epochs'"),
+    ("small", "--epochs 3 --epochs 4", "--epochs is given twice, as '3' and as '4'"),
+    ("small", "--epochs 3 --set epochs=4", "epochs is given twice, as '3' and as '4'"),
+    ("small", "--data x", "'data' cannot be set here: the digits come with scikit-learn"),
     ("small", "--set epoch=3", "unknown configuration key 'epoch'; did you mean 'epochs'"),
     ("small", "--set epoch=3", "--help lists them"),
     (
@@ -51,6 +54,11 @@ REFUSED = [
     ("small", "--subset 1438", "subset=1438 is more than the 1437 training images"),
     ("small", "--holdout 1437", "holdout=1437 leaves none"),
     ("small", "--set without_classes=[12]", "unknown class '12'"),
+    (
+        "small",
+        "--set without_classes=[0,1,2,3,4,5,6,7,8,9]",
+        "without_classes=[0, 1, 2, 3, 4, 5, 6, 7, 8, 9] leaves no training images",
+    ),
     ("small", "--set views_per_image=10", "crop_flip"),
     ("small", "--resume 123abc", "unknown run '123abc'"),
     ("small", "--resume LARGE", "made by experiments.digits.large; experiments.digits.small"),
@@ -203,7 +211,22 @@ def test_data_that_are_not_there_or_not_readable_are_named(tmp_path):
         assert done.code == 2
         assert str(path) in done.err
         assert done.err.startswith("error: ")
+    assert len(done.err.splitlines()) == 1  # though tarfile says a line for each compression
     assert runs.list(tmp_path / "runs") == []
+
+
+def test_a_root_that_can_hold_no_runs_is_named_with_the_way_out(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    done = command("digits.small", "--epochs", "1", root=tmp_path / "file")
+    assert done.code == 2
+    assert f"no runs can be kept in {tmp_path / 'file'}" in done.err
+    assert "--runs ROOT or DISTILLATION_RUNS" in done.err
+
+
+def test_a_warning_is_one_line(warm, store):
+    done = warm.run("digits.small", "--epochs", "0", "--precision", "fp16", root=store)
+    assert done.code == 0
+    assert done.err == "warning: fp16 needs a GPU; bf16 is used on the CPU instead\n"
 
 
 def test_a_full_disk_keeps_the_older_checkpoint(warm, store, trained):
