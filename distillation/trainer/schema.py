@@ -136,3 +136,32 @@ def page(cls: type, *, title: str, intro: str) -> str:
         cells += [f"`{spec.example}`"]
         lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+# -- checks of values
+
+
+def positive(value: float) -> bool:
+    return value > 0
+
+
+def at_least_zero(value: float) -> bool:
+    return value >= 0
+
+
+def fraction(value: float) -> bool:
+    return 0 <= value <= 1
+
+
+def one_of(*names: Any) -> Callable[[Any], bool]:
+    return lambda value: not isinstance(value, str) or value in names
+
+
+def rates(value: Any) -> bool:
+    values = value.values() if isinstance(value, Mapping) else [value]
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    return len(numbers) == len(values) > 0 and all(v >= 0 for v in numbers)
+
+
+def epochs_list(value: Any) -> bool:
+    return all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value)
