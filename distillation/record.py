@@ -69,7 +69,8 @@ class Record:
             raise DistillationError(
                 f"the {tap} was changed in place after it was recorded (most likely by an "
                 "activation with inplace=True behind it), so it no longer is what the layer "
-                "gave. Capture with clone=True, use inplace=False, or choose the layer behind it."
+                "gave. Pair the layer behind it, use inplace=False there, or, in a Capture of your "
+                "own, clone=True."
             )
         return list(calls)
 
