@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from trainer_kit import NormNet, Recorder, distilled, effect_of, loaders, make, trained, weights
 
-from distillation import KDModule, KDOutput, KDTrainer, runs
+from distillation import KDModule, KDTrainer, runs
 from distillation.checkpoint import fingerprint
 from distillation.errors import ConfigError, ShapeError, TeacherError
 from distillation.losses import KDLogitsLoss, MGDLoss, StaticLossBalancer
@@ -23,80 +23,6 @@ def load(trainer, name):
 def same(state, module):
     own = module.state_dict()
     return state.keys() == own.keys() and all(torch.equal(state[k], own[k]) for k in own)
-
-
-# -- the seed's example
-
-
-class Taps(nn.Module):
-    """A model with the intermediate outputs that the example asks for."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(64, width), nn.Linear(width, 12), nn.Linear(12, 10)])
-
-    def forward(self, x):
-        return self.extract_intermediate_output(x, [-1])[-1]
-
-    def extract_intermediate_output(self, x, layer_ids):
-        outputs = [x.flatten(1)]
-        for layer in self.layers:
-            outputs.append(layer(outputs[-1]))
-        return [outputs[i] for i in layer_ids]
-
-    extract_intermediate = extract_intermediate_output
-
-
-def test_the_customised_example_runs_as_written(tmp_path):
-    class MyKDModule(KDModule):
-        def forward(self, x: torch.Tensor) -> KDOutput:
-            intermediate_output_student = self.student.extract_intermediate_output(
-                x, layer_ids=[2, 3, -1]
-            )
-            intermediate_output_teacher = self.teacher.extract_intermediate(x, layer_ids=[2, 3, -1])
-            return KDOutput(
-                student_output=intermediate_output_student,
-                teacher_output=intermediate_output_teacher,
-            )
-
-    class MyKDLoss(torch.nn.Module):
-        def forward(self, preds: KDOutput, target: torch.Tensor):
-            pairs = zip(preds.student_output, preds.teacher_output, strict=True)
-            features = sum(nn.functional.mse_loss(s, t) for s, t in pairs)
-            return features + nn.functional.cross_entropy(preds.student_output[-1], target)
-
-    kd_trainer = KDTrainer("my_customized_kd_experiment", tmp_path)
-    train_dataloader, valid_dataloader = loaders()
-    student_model = make(Taps, width=8)
-    teacher_model = make(Taps, width=16, seed=1)
-    before = fingerprint(teacher_model)
-    kd_model = MyKDModule(student=student_model, teacher=teacher_model)
-    train_params = {"loss": MyKDLoss(), "max_epochs": 4, "initial_lr": 0.05}
-    kd_trainer.train(
-        model=kd_model,
-        training_params=train_params,
-        train_loader=train_dataloader,
-        valid_loader=valid_dataloader,
-    )
-    values = kd_trainer.run.curve("loss.train")[1]
-    assert values[-1] < values[0]
-    assert fingerprint(teacher_model) == before
-
-
-def test_the_plain_example_runs_as_written(tmp_path):
-    kd_trainer = KDTrainer("my_experiment", tmp_path)
-    train_dataloader, valid_dataloader = loaders()
-    student_model = make()
-    teacher_model = make(width=32, seed=1)
-    train_params = {"max_epochs": 2}
-    kd_trainer.train(
-        student=student_model,
-        teacher=teacher_model,
-        training_params=train_params,
-        train_loader=train_dataloader,
-        valid_loader=valid_dataloader,
-    )
-    assert kd_trainer.run.status == "completed"
 
 
 # -- checkpoints
