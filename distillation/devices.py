@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import warnings
 
 import torch
@@ -48,4 +49,13 @@ def make_accelerator(device: str | None = None, precision: str = "fp32", **optio
         same = state.get("_mixed_precision") == mixed and state.get("_cpu", on_cpu) == on_cpu
         if not same or options:
             AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=on_cpu, mixed_precision=mixed, **options)
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=mixed, **options)
+    if accelerator.num_processes > 1:
+        # Threads of the process group that outlive the interpreter abort the process
+        atexit.register(_leave_process_group)
+    return accelerator
+
+
+def _leave_process_group() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

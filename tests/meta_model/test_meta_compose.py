@@ -166,9 +166,11 @@ def test_a_deepcopy_has_its_own_student_and_losses_and_the_same_teacher():
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter.add_(0.1)
-    wanted = loss_of(copy.deepcopy(twin), x, y)
+    third = copy.deepcopy(twin)
+    wanted = loss_of(third, x, y)
     assert torch.equal(loss_of(twin, x, y), wanted)
     assert not torch.equal(loss_of(model, x, y), wanted)
+    export(third)
     export(model)
     assert not teacher.training
     loss_of(twin, x, y).backward()
