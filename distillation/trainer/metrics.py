@@ -128,12 +128,24 @@ class MetricSet:
         return list(self.metrics)
 
     def update(self, output: Any, target: Any) -> None:
-        """Show one batch to every metric, without gradients and without a host sync."""
+        """Show one batch to every metric, without gradients and without a host sync.
+
+        Raises `ConfigError` naming the metric that cannot take this output and target.
+        """
         self.samples += 1
         if torch.is_tensor(output):
             output = output.detach()
-        for metric in self.metrics.values():
-            metric.update(output, target)
+        for name, metric in self.metrics.items():
+            try:
+                metric.update(output, target)
+            except torch.OutOfMemoryError:
+                raise
+            except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
+                raise ConfigError(
+                    f"metric {name!r} cannot measure the student's output, {_kind(output)}, "
+                    f"against the target, {_kind(target)}: {error}. A metric sees what the "
+                    "student (in a KDOutput, student_output) gives; choose one that takes it."
+                ) from error
 
     def compute(self) -> dict[str, float]:
         """Value of every metric since the last reset; a metric that gives a dict gives its keys."""
@@ -181,6 +193,13 @@ class MetricSet:
                 loaded = [v.to(device) for v in value] if isinstance(value, list) else value
                 setattr(metric, key, loaded.to(device) if torch.is_tensor(loaded) else loaded)
             metric._update_count = state["counts"][name]
+
+
+def _kind(value: Any) -> str:
+    if torch.is_tensor(value):
+        return f"a tensor of shape {tuple(value.shape)}"
+    size = f" of {len(value)}" if isinstance(value, list | tuple | Mapping) else ""
+    return f"a {type(value).__name__}{size}"
 
 
 def _saved(value: Any) -> Any:

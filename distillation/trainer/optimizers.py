@@ -25,13 +25,15 @@ def make_optimizer(
     """An optimizer over the student's trainable parameters and `extra` (of losses and adapters).
 
     Groups carry their `initial_lr` prefix as `name`. Raises `ConfigError` for an unknown
-    optimizer or argument, a prefix that matches no parameter of the student, parameters without
-    a learning rate, and an instance over other parameters than the student's.
+    optimizer or argument, an optimizer that needs a closure, a prefix that matches no parameter of
+    the student, parameters without a learning rate, and an instance over other parameters than
+    the student's.
     """
     named = dict(student.named_parameters())
     trained = {name: p for name, p in named.items() if p.requires_grad}
     extra = [(name, p) for name, p in extra if p.requires_grad]
     if isinstance(params.optimizer, torch.optim.Optimizer):
+        _refuse_closures(type(params.optimizer))
         return _instance(params, named, extra)
     if not trained and not extra:
         raise ConfigError(
@@ -124,6 +126,7 @@ def _class(params: TrainingParams) -> tuple[Any, dict[str, Any]]:
         raise ConfigError(
             f"training parameter 'optimizer' must be a name, a class or an instance, not {cls!r}."
         )
+    _refuse_closures(cls)
     if "lr" in options:
         raise ConfigError("the learning rate is 'initial_lr'; take 'lr' out of optimizer_params.")
     takes = inspect.signature(cls).parameters
@@ -134,6 +137,18 @@ def _class(params: TrainingParams) -> tuple[Any, dict[str, Any]]:
                 what = f"optimizer_params of {getattr(cls, '__name__', cls)}:"
                 raise ConfigError(unknown(what, name, valid))
     return cls, options
+
+
+def _refuse_closures(cls: Any) -> None:
+    """Raise for an optimizer that evaluates the loss itself, several times a step (LBFGS)."""
+    if not inspect.isclass(cls):
+        return
+    closure = inspect.signature(cls.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise ConfigError(
+            f"optimizer {cls.__name__} needs a closure that computes the loss again, which the "
+            "training loop does not give; choose one that steps on gradients."
+        )
 
 
 def _lr_argument(cls: Any, lr: float) -> dict[str, float]:

@@ -91,6 +91,19 @@ def test_wrong_metrics_are_told(entry, said):
         MetricSet([entry])
 
 
+@pytest.mark.parametrize(
+    ("output", "target", "said"),
+    [
+        ([LOGITS, LOGITS], TARGET, "'Accuracy' cannot measure the student's output, a list of 2"),
+        (LOGITS, None, "against the target, a NoneType"),
+        (LOGITS, TARGET[:-1], r"against the target, a tensor of shape \("),
+    ],
+)
+def test_what_a_metric_cannot_measure_is_told(output, target, said):
+    with pytest.raises(ConfigError, match=said):
+        MetricSet(["Accuracy"]).update(output, target)
+
+
 def test_a_metric_that_gives_no_number_is_told():
     entry = {"Accuracy": {}}
     metrics = MetricSet([entry])

@@ -45,6 +45,7 @@ def test_an_instance_over_other_parameters_is_refused():
         ({"optimizer": "SDG"}, "did you mean 'SGD'"),
         ({"optimizer_params": {"momentun": 0.9}}, "did you mean 'momentum'"),
         ({"optimizer_params": {"lr": 0.9}}, "learning rate is 'initial_lr'"),
+        ({"optimizer": "LBFGS"}, "LBFGS needs a closure"),
         ({"optimizer": 3}, "must be a name, a class or an instance"),
     ],
 )
