@@ -22,6 +22,7 @@ from torch import nn
 
 from distillation import runs
 from distillation.errors import ConfigError, TeacherError
+from distillation.hooks import Hooks
 
 
 def test_the_example_of_the_toolkit(tmp_path, monkeypatch):
@@ -89,8 +90,13 @@ def test_the_example_of_the_toolkit(tmp_path, monkeypatch):
     assert kd_training.get_student_model() is student_model
 
 
+class StopAfterOneEpoch(Hooks):
+    def on_epoch_end(self, engine, metrics):
+        engine.stop_training = True
+
+
 def test_the_case_study_of_the_toolkit(tmp_path, monkeypatch):
-    # Data, the teacher's weights, image size and the number of epochs apart
+    # Data and the teacher's weights apart; it is stopped after the first of its 100 epochs
     monkeypatch.setenv("DISTILLATION_RUNS", str(tmp_path))
     images = torch.utils.data.TensorDataset(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3]))
     train_loader = val_loader = torch.utils.data.DataLoader(images, batch_size=2)
@@ -99,8 +105,8 @@ def test_the_case_study_of_the_toolkit(tmp_path, monkeypatch):
 
     import torchvision.models as models  # isort: skip
 
-    teacher_model = models.resnet50(num_classes=10)
-    student_model = models.resnet18(num_classes=10)
+    teacher_model = models.resnet50(pretrained=False)
+    student_model = models.resnet18(pretrained=False)
 
     class ImageNetInferencePipeline:
         def __init__(self):
@@ -122,12 +128,12 @@ def test_the_case_study_of_the_toolkit(tmp_path, monkeypatch):
 
     training_config = {
         "num_gpu_used": 1,
-        "max_epoch": 1,
+        "max_epoch": 100,
         "temperature": 4,
         "optimize_method": "adam",
         "scheduler_method": "cosine_anneal",
         "learning_rate": 0.001,
-        "num_lr_warm_up_epoch": 0,
+        "num_lr_warm_up_epoch": 5,
         "final_loss_coeff_dict": {"kd_loss": 0.7, "ce_loss": 0.3},
         "log_to_comet": True,
         "comet_exp_name": "ResNet50_to_ResNet18_distillation",
@@ -141,6 +147,7 @@ def test_the_case_study_of_the_toolkit(tmp_path, monkeypatch):
             teacher_model=teacher_model,
             **training_config,
         )
+        kd_training.trainer.hooks.append(StopAfterOneEpoch())
         kd_training.start_kd_training()
     assert any("log_to_comet: there is no file ''" in str(w.message) for w in caught)
     assert kd_training.run.comment == "ResNet50_to_ResNet18_distillation"
