@@ -158,6 +158,10 @@ class Engine(StepCalls, Resumable, ManyProcesses):
 
     def _train_epoch(self) -> None:
         self.is_train, self.split = True, "train"
+        if self._epoch_trained:  # resumed between the last batch and the evaluation
+            self.hooks.on_epoch_start(self)
+            set_rng_state(self._step_rng)
+            return
         replay = Replay(self.train_loader, self.epoch, self.batch, self._epoch_rng)
         self.hooks.on_epoch_start(self)
         self._epoch_rng = replay.rng
@@ -174,6 +178,7 @@ class Engine(StepCalls, Resumable, ManyProcesses):
                 self.save()
                 if self._interrupted:
                     raise KeyboardInterrupt
+        self._save_before_evaluation()
 
     def _train_group(self, batches: list[Any], index: Any) -> None:
         counts = [self.samples_of(batch) for batch in batches]
@@ -223,23 +228,29 @@ class Engine(StepCalls, Resumable, ManyProcesses):
             for part, training in flags:
                 part.training = training
 
+    def _validates(self) -> bool:
+        """Whether this epoch ends with an evaluation."""
+        last = self.epoch + 1 >= self.epochs or self.stop_training
+        return last or (self.epoch + 1) % self.validate_every == 0
+
     def _finish_epoch(self) -> None:
         train = self.epoch_meters.compute(self._reduce)
         metrics = {f"{name}.train": value for name, value in train.items()}
         metrics.update(self._extra)
         self.hooks.on_train_epoch_end(self, metrics)
-        last = self.epoch + 1 >= self.epochs or self.stop_training
-        validated = last or (self.epoch + 1) % self.validate_every == 0
+        validated = self._validates()
+        began = time.monotonic()
         if validated:
             for split, loader in self.valid_loaders.items():
                 metrics.update(self.evaluate(loader, split))
+            self._evaluation_seconds = time.monotonic() - began
         self.hooks.on_epoch_end(self, metrics)
         self.metrics = metrics
         if self.recorder is not None:
             self.recorder.log(self.samples, self.epoch, metrics)
         best = self._is_best(metrics, validated)
         self.epoch += 1
-        self.batch, self._epoch_rng = 0, None
+        self.batch, self._epoch_rng, self._epoch_trained = 0, None, False
         self._extra = {}
         self.epoch_meters.reset()
         self.save(best)

@@ -25,6 +25,8 @@ class Resumable:
     _step_rng: dict[str, Any] | None = None
     _saved: float = 0.0
     _interrupted: bool = False
+    _epoch_trained: bool = False  # every batch of this epoch, but not yet its evaluation
+    _evaluation_seconds: float | None = None
     saved_state: dict[str, Any] | None = None  # what the last checkpoint holds, for `on_checkpoint`
 
     def _remember_hyperparameters(self) -> None:
@@ -41,6 +43,8 @@ class Resumable:
             "epoch": self.epoch,
             "batch": self.batch,
             "batches": length_of(self.train_loader),
+            "epoch_trained": self._epoch_trained,
+            "extra": self._extra,
             "samples": self.samples,
             "update": self.update,
             "optimizer": self.optimizer.state_dict(),
@@ -85,10 +89,16 @@ class Resumable:
             checkpoint = read_checkpoint(folder[0])
             self.load_state_dict(checkpoint.weights, checkpoint.state)
         if self.recorder is not None:
-            self.recorder.rewind(step)  # only now: a checkpoint that cannot be used costs no rows
+            # Only now: a checkpoint that cannot be used costs no rows
+            self.recorder.rewind(step, self._will_be_logged)
             if self.best and self.best["step"] == step != self.recorder.run.best_step:
                 self.save(best=True)  # killed after it was written, before it was noted as best
         return folder[0] is not None
+
+    def _will_be_logged(self, row: dict[str, Any]) -> bool:
+        """Whether this row, of the checkpoint's step, is written (again) after the evaluation."""
+        means = any(name.endswith(".train_step") for name in row)
+        return self._epoch_trained and row["step"] == self.samples and not means
 
     def load_state_dict(self, weights: dict[str, dict[str, torch.Tensor]], state: dict) -> None:
         """Go on from `state`; hyper-parameters that were given anew win over those in it."""
@@ -109,6 +119,7 @@ class Resumable:
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.batch = state["epoch"], self._same_share(state)
+        self._epoch_trained, self._extra = state.get("epoch_trained", False), state.get("extra", {})
         self.samples, self.update = state["samples"], state["update"]
         self.best, self.metrics = state["best"], state["metrics"]
         for meters, saved in zip(
@@ -152,6 +163,26 @@ class Resumable:
             flag = torch.tensor(float(due), device=self.device)
             due = bool(self.accelerator.reduce(flag, reduction="sum").item())
         return self._stop_is_asked() or due
+
+    def _save_before_evaluation(self) -> None:
+        """At the end of an epoch's training, where its evaluation may outlast `save_seconds`.
+
+        So a kill costs no training beside the evaluation itself. How long that takes is known from
+        the one before; the first one is taken for half of `save_seconds`.
+        """
+        if self.stop_training or not self.valid_loaders or not self._validates():
+            return
+        expected = self._evaluation_seconds
+        expected = self.save_seconds / 2 if expected is None else expected
+        due = time.monotonic() - self._saved + expected > self.save_seconds
+        if self.accelerator.num_processes > 1:
+            flag = torch.tensor(float(due), device=self.device)
+            due = bool(self.accelerator.reduce(flag, reduction="sum").item())
+        if self._stop_is_asked() or due:
+            self._epoch_trained = True
+            self.save()
+            if self._interrupted:
+                raise KeyboardInterrupt
 
     def _stop_is_asked(self) -> bool:
         """Whether a signal has come, to this process or to another one."""

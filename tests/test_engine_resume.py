@@ -267,3 +267,70 @@ def test_further_states_come_back(tmp_path):
         return engine
 
     assert resume(tmp_path, train_until_killed(tmp_path, 7, make), make).counter.value == 20
+
+
+class Dies(Exception):
+    """Stands for the end of a process in an evaluation."""
+
+
+class DiesInEvaluation(Hooks):
+    """Ends the training in its first evaluation."""
+
+    def on_validate_start(self, engine, split):
+        raise Dies
+
+
+def test_a_row_that_was_written_behind_the_last_checkpoint_is_not_doubled(tmp_path):
+    make = partial(make_engine, valid_loaders={"test": [images(32)]}, log_every=5)
+
+    def rows(recorder):
+        found = runs.find(recorder.uuid, root=tmp_path).metrics
+        return [{k: v for k, v in row.items() if k != "time"} for row in found]
+
+    with runs.create("engine", root=tmp_path) as whole:
+        make(recorder=whole).fit()
+    with pytest.raises(Dies), runs.create("engine", root=tmp_path) as recorder:
+        engine = make(recorder=recorder, save_seconds=1e-9)
+        save = engine.save
+
+        def dies_before_the_epoch_is_saved(best=False):
+            if engine.epoch:
+                raise Dies
+            save(best)
+
+        engine.save = dies_before_the_epoch_is_saved
+        engine.fit()
+    assert recorder.last_step() == 320
+    resume(tmp_path, recorder.uuid, make)
+    assert rows(recorder) == rows(whole)
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_killed_in_an_evaluation_it_goes_on_with_the_evaluation(tmp_path, kind):
+    def make(**options):
+        model = DROPOUT()
+        engine = make_engine(
+            LOADERS[kind](), model=model, valid_loaders={"test": [images(32)]}, **options
+        )
+        step = engine.step
+
+        def logs_parameters(batch, batch_idx):
+            step(batch, batch_idx)
+            if engine.is_train and batch_idx.is_last:
+                engine.log_parameters()
+
+        engine.step = logs_parameters
+        return engine
+
+    whole = make()
+    whole.fit()
+    with pytest.raises(Dies), runs.create("engine", root=tmp_path) as recorder:
+        # An evaluation of unknown length, and no time to lose
+        make(recorder=recorder, save_seconds=1e-9, hooks=[DiesInEvaluation()]).fit()
+    assert recorder.last_step() == 80
+    resumed = resume(tmp_path, recorder.uuid, make)
+    assert same(weights(resumed), weights(whole))
+    assert resumed.metrics == whole.metrics
+    assert (resumed.samples, resumed.update) == (160, 20)
+    first, last = (r for r in runs.find(recorder.uuid, root=tmp_path).metrics if "loss.test" in r)
+    assert set(first) == set(last)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Real
 from pathlib import Path
 
@@ -72,11 +72,18 @@ class MetricsFile:
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
 
-    def rewind(self, step: int | None) -> list[dict]:
-        """Drop the rows past `step` (all of them for None); returns those that are left."""
+    def rewind(
+        self, step: int | None, drop: Callable[[dict], bool] = lambda row: False
+    ) -> list[dict]:
+        """Drop the rows past `step` (all of them for None); returns those that are left.
+
+        `drop` names rows up to `step` that go too.
+        """
         self.flush()
         rows = read(self.path)
-        kept = [] if step is None else [row for row in rows if row["step"] <= step]
+        kept = (
+            [] if step is None else [row for row in rows if row["step"] <= step and not drop(row)]
+        )
         if len(kept) != len(rows):
             atomic_write(self.path, "".join(dumps(row) + "\n" for row in kept))
         return kept

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -289,11 +289,14 @@ class Recorder:
         """Read a checkpoint of this run. Errors as in `Run.checkpoint`."""
         return Run.read(self.path).checkpoint(step, device=device)
 
-    def rewind(self, step: int | None) -> None:
-        """Go back to `step`: metric rows and checkpoints past it are dropped; all for None."""
+    def rewind(self, step: int | None, drop: Callable[[dict], bool] = lambda row: False) -> None:
+        """Go back to `step`: metric rows and checkpoints past it are dropped; all for None.
+
+        `drop(row)` says which rows up to `step` go too.
+        """
         with self._guard:
             self._must_be_open()
-            rows = self._metrics.rewind(step)
+            rows = self._metrics.rewind(step, drop)
             self._summary = metrics.last_values(rows)
             for later in steps(self.path):
                 if step is None or later > step:

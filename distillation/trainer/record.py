@@ -111,7 +111,7 @@ class Follower:
         """Read a checkpoint."""
         return Run.read(self.path).checkpoint(step)
 
-    def rewind(self, step: int | None) -> None:
+    def rewind(self, step: int | None, drop: Any = None) -> None:
         """The main process does it."""
 
     def log(self, step: int, epoch: float, values: Any) -> None:
