@@ -9,6 +9,7 @@ import torch
 from distillation import runs
 from distillation.errors import TeacherError
 from distillation.runs import Run
+from distillation.runs.store import by_uuid
 from distillation.teacher import FrozenTeacher, TeacherSource
 from experiments.command_line import Options
 from experiments.session import Session
@@ -26,6 +27,11 @@ def find_teacher(options: Options) -> Run:
         own = runs.find(options.resume, root=options.root)
         recorded = own.info.get("teacher") or {}
         spelled = recorded.get("run") or own.parent_uuid
+        if spelled and by_uuid(spelled, options.root) is None:
+            raise TeacherError(
+                f"run {own.uuid} learns from run {spelled}, which is no longer in {options.root}; "
+                "put it back, or start a new run with another teacher"
+            )
         if recorded.get("step") is not None:
             spelled = f"{spelled}@{recorded['step']}"
         if options.teacher:

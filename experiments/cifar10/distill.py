@@ -192,7 +192,9 @@ def _labml(c: Configs):
     weight of 100 it is $100 / (10 \cdot 25) = 0.4$ of the loss above, that is $0.4 \cdot T^2$ of
     the plain divergence.
     """
-    return nn.KLDivLoss(log_target=True)
+    # `nn.KLDivLoss(log_target=True)`, whose mean torch warns of, for it is to change its meaning
+    kl_div = nn.KLDivLoss(reduction="none", log_target=True)
+    return lambda soft_prob, soft_targets: kl_div(soft_prob, soft_targets).mean()
 
 
 @option(Configs.large)

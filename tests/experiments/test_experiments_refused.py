@@ -196,6 +196,15 @@ def test_a_student_keeps_its_teacher(store, trained):
     assert run.parent.uuid == trained.uuid
 
 
+def test_a_student_whose_teacher_is_gone_says_so(store, trained):
+    student = command("digits.distill", "--teacher", trained.uuid, "--epochs", "1", root=store).uuid
+    runs.remove(trained.uuid, force=True, root=store)
+    done = command("digits.distill", "--resume", student, "--epochs", "2", root=store)
+    assert done.code == 2
+    assert f"run {student} learns from run {trained.uuid}, which is no longer in" in done.err
+    assert runs.find(student, root=store).status == "completed"
+
+
 def test_a_run_that_is_running_is_not_resumed(store, trained):
     with runs.resume(trained.uuid, root=store):
         done = command("digits.large", "--resume", trained.uuid, root=store)
