@@ -30,6 +30,16 @@ def test_a_plain_state_dict_is_loaded_by_name(trained, tmp_path):
     assert same(models.get("digits_small_model", checkpoint_path=tmp_path / "weights.pt"), trained)
 
 
+def test_tensors_that_fit_by_order_alone_are_refused(trained, tmp_path):
+    state = {f"block{i}": tensor for i, tensor in enumerate(trained.state_dict().values())}
+    torch.save(state, tmp_path / "weights.pt")
+    for strict in (True, False):
+        with pytest.raises(CheckpointError, match=r"does not fit|nothing that fits"):
+            models.get(
+                "digits_small_model", checkpoint_path=tmp_path / "weights.pt", strict_load=strict
+            )
+
+
 @pytest.mark.parametrize("key", ["net", "state_dict", "model_state_dict", "model"])
 def test_a_state_dict_under_a_usual_key_is_found(trained, tmp_path, key):
     torch.save({key: trained.state_dict(), "epoch": 3}, tmp_path / "ckpt_best.pth")

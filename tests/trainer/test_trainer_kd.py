@@ -342,6 +342,13 @@ def test_what_does_not_fit_is_told(tmp_path, arguments, said):
     assert not runs.list(tmp_path)
 
 
+def test_an_unknown_argument_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'studnet'"):
+        call(tmp_path, studnet=make(), teacher=make(seed=1))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'ckpt_rootdir'"):
+        KDTrainer("kd", ckpt_rootdir=tmp_path)
+
+
 def test_a_class_count_mismatch_is_told_before_the_first_step(tmp_path):
     student = make()
     before = weights(student)

@@ -58,7 +58,6 @@ TABLE = {
         {"lr_warmup_steps": 3, "warmup_initial_lr": 0.1},
         [0.1, 0.4, 0.7, 1, 1, 1, 1, 1],
     ),
-    "warm-up mode None": ({"lr_warmup_epochs": 1, "warmup_mode": None}, [1.0] * 8),
     "cosine": ({"lr_mode": "Cosine"}, [cosine(s, 8) for s in range(8)]),
     "cosine to 0.2": (
         {"lr_mode": "Cosine", "cosine_final_lr_ratio": 0.2},
@@ -145,6 +144,11 @@ TABLE = {
 def test_sequence(name):
     params, expected = TABLE[name]
     assert sequence(**params) == pytest.approx(expected, rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize("warm_up", [{}, {"lr_warmup_epochs": 1}, {"lr_warmup_steps": 3}])
+def test_warm_up_mode_none_is_no_warm_up(warm_up):
+    assert sequence(warmup_mode=None, **warm_up) == [1.0] * 8
 
 
 def test_one_cycle_is_torchs_between_warm_up_and_cooldown():
