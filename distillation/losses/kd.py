@@ -7,7 +7,7 @@ entry per name in `component_names`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -103,6 +103,9 @@ class SegKDLoss(Remembers):
         super().__init__()
         self.kd_loss = _check_callable("kd_loss", kd_loss)
         self.ce_loss = _check_callable("ce_loss", ce_loss)
+        for name, given in (("weights", weights), ("kd_loss_weights", kd_loss_weights)):
+            if isinstance(given, str) or not isinstance(given, Iterable):
+                raise ConfigError(f"{name} must be a sequence of numbers, not {given!r}.")
         self.weights = [check_number("each of weights", w) for w in weights]
         self.kd_loss_weights = [check_number("each of kd_loss_weights", w) for w in kd_loss_weights]
         if not self.weights:
