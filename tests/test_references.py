@@ -124,7 +124,7 @@ def test_a_reference_cannot_be_changed_through_its_arguments():
         {"target": "a:b", "args": [object()]},
         {"target": "a:b", "args": [functools.reduce(lambda a, _: [a], range(500), 0)]},
     ],
-    ids=lambda written: str(written)[:40].split(' object at')[0],
+    ids=lambda written: str(written)[:40].split(" object at")[0],
 )
 def test_a_malformed_reference_is_refused(obj):
     with pytest.raises(TrustError):
