@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -16,6 +16,8 @@ class StepCalls:
 
     def autocast(self) -> AbstractContextManager:
         """Context for the forward pass in the chosen precision."""
+        if self.accelerator.mixed_precision == "no":
+            return nullcontext()
         return self.accelerator.autocast()
 
     def backward(self, loss: torch.Tensor) -> None:
