@@ -49,6 +49,17 @@ def make_loss(loss: Any, options: Mapping[str, Any], *, distilling: bool) -> Any
     return loss(**options)
 
 
+def check_takes_pairs(loss: Any) -> None:
+    """Raise `ConfigError` for a loss of torch's own, which cannot take a KDOutput."""
+    if getattr(loss, "__module__", None) in ("torch.nn.modules.loss", "torch.nn.functional"):
+        title = type(loss).__name__ if isinstance(loss, nn.Module) else _title(loss)
+        raise ConfigError(
+            f"{title} compares one model's output with the target, and a distillation loss gets a "
+            f"KDOutput of two. Give KDLogitsLoss(task_loss_fn={title}) for both, or train without "
+            "a teacher by Trainer."
+        )
+
+
 def _class(name: str) -> type:
     ours = {n: getattr(library, n) for n in dir(library) if n.endswith("Loss")}
     torchs = {n: getattr(nn, n) for n in dir(nn) if n.endswith("Loss")}

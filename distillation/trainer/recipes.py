@@ -27,7 +27,7 @@ from distillation.kd_module import make_kd_module
 from distillation.references import note_run
 from distillation.rng import get_rng_state, seed_everything, set_rng_state
 from distillation.trainer import recipe_data
-from distillation.trainer.criteria import make_loss
+from distillation.trainer.criteria import check_takes_pairs, make_loss
 from distillation.trainer.params import TrainingParams
 from distillation.trainer.record import run_to_resume
 from distillation.trainer.targets import check_targets, make
@@ -155,10 +155,13 @@ class Recipe:
 
     def _rehearse(self, student: nn.Module) -> None:
         """Raise for a loss or a KDModule that cannot be made, before a teacher is trained."""
-        make_loss(self.params.loss, self.params.criterion_params, distilling=True)
+        loss = make_loss(self.params.loss, self.params.criterion_params, distilling=True)
         given = self._kd_module()
         teacher = self._model("teacher_", self.params.seed)
-        make_kd_module(given.pop("architecture"), student, teacher, **given).release()
+        module = make_kd_module(given.pop("architecture"), student, teacher, **given)
+        module.release()
+        if not module.has_criterion:
+            check_takes_pairs(loss)
 
     def _teacher(self, student: nn.Module, loaders: tuple[Any, Any]) -> Any:
         weights = self.cfg.get("teacher_checkpoint_params") or {}

@@ -15,7 +15,7 @@ from distillation.kd_module import KDModule, KDOutput, takes_keys
 from distillation.losses.interface import accepts
 from distillation.table.attach import ONLINE, with_tables
 from distillation.trainer.batches import Parts, plain_output
-from distillation.trainer.criteria import LossCall, make_loss, single
+from distillation.trainer.criteria import LossCall, check_takes_pairs, make_loss, single
 from distillation.trainer.metrics import slug
 from distillation.trainer.params import TrainingParams
 from distillation.trainer.sharding import Whole, shard
@@ -163,7 +163,9 @@ class KDTask(Task):
         if net.has_criterion and params.loss is None:
             params.loss = "CrossEntropyLoss"
         super().__init__(net, params, scored=scored)
-        if net.has_criterion:
+        if not net.has_criterion:
+            check_takes_pairs(self.criterion)
+        else:
             core = net.distiller
             self._names = [f"{self.loss_call.title}/{name}" for name in core.loss_names]
             taken = set().union(*(set(_accepted(loss)) for loss in core.loss_modules))

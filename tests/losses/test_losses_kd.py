@@ -173,7 +173,7 @@ def test_segmentation_errors():
         SegKDLoss(mse, ce)(Output(students, teachers), target)
     with pytest.raises(ConfigError, match="kd_loss_weights must be the pair"):
         SegKDLoss(mse, ce, kd_loss_weights=(1, 2, 3))
-    with pytest.raises(ConfigError, match=r"kd_loss_weights must be a sequence of numbers, not 0\.5"):
+    with pytest.raises(ConfigError, match="kd_loss_weights must be a sequence of numbers"):
         SegKDLoss(mse, ce, kd_loss_weights=0.5)
     with pytest.raises(ConfigError, match="weights must hold one number per prediction head"):
         SegKDLoss(mse, ce, weights=())

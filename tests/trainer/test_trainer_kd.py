@@ -342,6 +342,17 @@ def test_what_does_not_fit_is_told(tmp_path, arguments, said):
     assert not runs.list(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "loss", ["CrossEntropyLoss", nn.CrossEntropyLoss(), nn.functional.cross_entropy]
+)
+def test_a_loss_of_plain_training_is_told_before_the_first_step(tmp_path, loss):
+    teacher = make(seed=1)
+    with pytest.raises(ConfigError, match=r"Give KDLogitsLoss\(task_loss_fn="):
+        distilled(tmp_path, teacher=teacher, loss=loss)
+    assert not runs.list(tmp_path)
+    assert all(p.requires_grad for p in teacher.parameters())
+
+
 def test_an_unknown_argument_is_refused(tmp_path):
     with pytest.raises(TypeError, match="unexpected keyword argument 'studnet'"):
         call(tmp_path, studnet=make(), teacher=make(seed=1))
