@@ -232,6 +232,18 @@ def test_training_params_is_another_spelling(tmp_path):
             {"training_hyperparams": {"max_epochs": 1, "criterion_params": {"temprature": 2}}},
             "'temprature'; did you mean 'temperature'",
         ),
+        (
+            {"training_hyperparams": {"max_epochs": 1, "optimizer": "SDG"}},
+            "'SDG'; did you mean 'SGD'",
+        ),
+        (
+            {"training_hyperparams": {"max_epochs": 1, "metric_to_watch": "Acuracy"}},
+            "unknown metric_to_watch 'Acuracy'",
+        ),
+        (
+            {"training_hyperparams": {"max_epochs": 1, "loss": "CrossEntropyLoss"}},
+            r"Give KDLogitsLoss\(",
+        ),
         ({"training_hyperparams": None}, "has no training_hyperparams"),
         ({"arch_params": {"teacher_adapter": None}}, "'teacher_adapter'; did you mean 'teacher_in"),
         ({"architecture": "kd_modul"}, "'kd_modul'"),

@@ -13,6 +13,8 @@ A recipe with `student_architecture` distils; one with `architecture` alone is p
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,15 +24,18 @@ import torch
 from torch import nn
 
 from distillation import models, runs
+from distillation.devices import make_accelerator
 from distillation.errors import ConfigError, unknown
 from distillation.kd_module import make_kd_module
 from distillation.references import note_run
 from distillation.rng import get_rng_state, seed_everything, set_rng_state
 from distillation.trainer import recipe_data
-from distillation.trainer.criteria import check_takes_pairs, make_loss
+from distillation.trainer.flags import KeepFlags
 from distillation.trainer.params import TrainingParams
 from distillation.trainer.record import run_to_resume
+from distillation.trainer.setup import Setup, precision_of
 from distillation.trainer.targets import check_targets, make
+from distillation.trainer.task import KDTask
 
 if TYPE_CHECKING:
     from distillation.trainer.trainer import Trainer
@@ -153,15 +158,20 @@ class Recipe:
             "run_teacher_on_eval": self.cfg.get("run_teacher_on_eval", True),
         }
 
-    def _rehearse(self, student: nn.Module) -> None:
-        """Raise for a loss or a KDModule that cannot be made, before a teacher is trained."""
-        loss = make_loss(self.params.loss, self.params.criterion_params, distilling=True)
+    def _rehearse(self, student: nn.Module, loaders: tuple[Any, Any]) -> None:
+        """Raise for what the student's training cannot be made of, before a teacher is trained."""
+        params = dataclasses.replace(self.params, teacher_table=None, fsdp=False)
+        if not isinstance(params.optimizer, torch.optim.Optimizer):
+            student = copy.deepcopy(student)  # an optimizer's instance knows the student alone
         given = self._kd_module()
         teacher = self._model("teacher_", self.params.seed)
         module = make_kd_module(given.pop("architecture"), student, teacher, **given)
-        module.release()
-        if not module.has_criterion:
-            check_takes_pairs(loss)
+        try:
+            with KeepFlags([student]), _seeded(self.params.seed):
+                accelerator = make_accelerator(self.cfg.get("device"), precision_of(params))
+                Setup(KDTask(module, params), params, *loaders, accelerator, self.root)
+        finally:
+            module.release()
 
     def _teacher(self, student: nn.Module, loaders: tuple[Any, Any]) -> Any:
         weights = self.cfg.get("teacher_checkpoint_params") or {}
@@ -177,7 +187,7 @@ class Recipe:
                 "(a run's UUID or a file) or .pretrained_weights, or say in "
                 "teacher_training_hyperparams how it is trained first"
             )
-        self._rehearse(student)
+        self._rehearse(student, loaders)
         before = self._before()
         if before is not None:
             return _chosen(runs.find(before.parent_uuid, self.root), loaders[1])
