@@ -36,7 +36,7 @@ from distillation.meters import Meters
 from distillation.processes import ManyProcesses
 from distillation.replay import BatchIndex, Replay, groups, samples_in
 from distillation.resume import Resumable
-from distillation.rng import get_rng_state, set_rng_state
+from distillation.rng import set_rng_state, without_trace
 from distillation.step_calls import StepCalls
 
 __all__ = ["BatchIndex", "Engine"]
@@ -120,12 +120,10 @@ class Engine(StepCalls, Resumable, ManyProcesses):
         self.max_train_batches, self.max_valid_batches = max_train_batches, max_valid_batches
         self.watch, self.watch_mode = watch, watch_mode
         self.states, self.samples_of = dict(states or {}), samples_of
-        self.hooks = HookList(list(hooks))
-        self.batch_index = batch_index
+        self.hooks, self.batch_index = HookList(list(hooks)), batch_index
         self.wrapped: dict[str, nn.Module] = {}
 
-        self.is_train = False
-        self.split = "train"
+        self.is_train, self.split = False, "train"
         self.epoch = self.batch = self.samples = self.update = 0
         self.stop_training = False
         self.best: dict[str, float] | None = None
@@ -142,8 +140,6 @@ class Engine(StepCalls, Resumable, ManyProcesses):
         raise KeyboardInterrupt.
         """
         if resume:
-            if self.recorder is None and self.accelerator.num_processes == 1:
-                raise ConfigError("fit(resume=True) needs the recorder of the run to go on with")
             self.load_last()
         self._saved = time.monotonic()
         with StopSignals() as self._signals:
@@ -217,25 +213,20 @@ class Engine(StepCalls, Resumable, ManyProcesses):
     def _evaluating(self, split: str) -> Iterator[None]:
         """Puts back what an evaluation changes: random states and training flags among it."""
         before = self.is_train, self.split, self.epoch_meters
-        rng = get_rng_state()
-        flags = [(part, part.training) for m in self.modules.values() for part in m.modules()]
         self.is_train, self.split, self.epoch_meters = False, split, Meters()
         try:
-            yield
+            with without_trace(self.modules.values()):
+                yield
         finally:
             self.is_train, self.split, self.epoch_meters = before
-            set_rng_state(rng)
-            for part, training in flags:
-                part.training = training
 
     def _validates(self) -> bool:
         """Whether this epoch ends with an evaluation."""
-        last = self.epoch + 1 >= self.epochs or self.stop_training
-        return last or (self.epoch + 1) % self.validate_every == 0
+        done = self.epoch + 1
+        return done >= self.epochs or self.stop_training or done % self.validate_every == 0
 
     def _finish_epoch(self) -> None:
-        train = self.epoch_meters.compute(self._reduce)
-        metrics = {f"{name}.train": value for name, value in train.items()}
+        metrics = {f"{n}.train": v for n, v in self.epoch_meters.compute(self._reduce).items()}
         metrics.update(self._extra)
         self.hooks.on_train_epoch_end(self, metrics)
         validated = self._validates()

@@ -78,6 +78,8 @@ class Resumable:
 
         Only the first process has the recorder; it tells the others where the checkpoint lies.
         """
+        if self.recorder is None and self.accelerator.num_processes == 1:
+            raise ConfigError("fit(resume=True) needs the recorder of the run to go on with")
         folder: list[str | None] = [None]
         if self.recorder is not None:
             step = self.recorder.last_step()

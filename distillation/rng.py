@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 
 def get_rng_state() -> dict[str, Any]:
@@ -38,3 +41,16 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+@contextmanager
+def without_trace(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Puts back the random states and the modules' training flags, also after an error."""
+    state = get_rng_state()
+    flags = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        yield
+    finally:
+        set_rng_state(state)
+        for part, training in flags:
+            part.training = training
