@@ -62,14 +62,9 @@ class DistillationModel(Carried):
         **loss_kwargs: Any,
     ) -> Tensor | dict[str, Tensor]:
         """The loss of the last forward pass; see `Distiller.compute_kd_loss`."""
-        return self._kd.distiller.compute_kd_loss(
-            student_loss,
-            loss_reduction_fn,
-            skip_balancer,
-            sample=sample,
-            view=view,
-            **loss_kwargs,
-        )
+        keys = {"sample": sample, "view": view}
+        compute = self._kd.distiller.compute_kd_loss
+        return compute(student_loss, loss_reduction_fn, skip_balancer, **keys, **loss_kwargs)
 
     @property
     def teacher_model(self) -> Any:

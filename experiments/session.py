@@ -150,7 +150,11 @@ def open_session(
                 seed=options.config["seed"],
                 root=options.root,
             )
-            recorder.update(evaluation=evaluation or {})
+            # As it runs: fp16 becomes bf16 on a CPU, auto becomes a device
+            precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+            recorder.update(
+                evaluation=evaluation or {}, device=str(accelerator.device), precision=precision
+            )
         create_experiment(recorder.uuid, experiment, name, options.root)
         print(f"recording run {recorder.uuid} in {recorder.path}", flush=True)
     else:

@@ -23,7 +23,7 @@ def piped(tmp_path_factory):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "LABML"))}
     environment |= {"HOME": str(home), "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.digits.small", "--epochs", "2"],
+        [sys.executable, "-m", "experiments.digits.small", "--epochs=2", "--set=device=cpu"],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -45,6 +45,12 @@ def test_the_last_line_names_the_run(piped):
         "digits",
         "small",
     )
+
+
+def test_the_record_says_where_and_in_what_precision_it_ran(piped):
+    done, folder = piped
+    run = runs.find(done.stdout.split()[-1], root=folder / "logs")
+    assert (run.info["device"], run.info["precision"]) == ("cpu", "fp32")
 
 
 def test_a_pipe_gets_a_line_an_epoch_and_no_escape_codes(piped):
