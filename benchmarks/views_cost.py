@@ -95,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "epochs": options.epochs,
         "seeds": options.seeds,
         "precision": options.precision,
+        "teacher": f"{teacher.experiment} {teacher.name}",
         "teacher_accuracy": teacher.summary.get(METRIC),
     }
     for k, values in accuracies.items():
