@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,18 @@ ADVICE = (
     "finds the folder by all of these, and on_mismatch='new' makes a new table beside it. Delete "
     "it if it is of no more use."
 )
+
+
+def architecture(teacher: TeacherSource) -> str:
+    """Digest of how the teacher is built: equal weights under another activation differ here.
+
+    It is that of the modules' printed form, so numbers that a module keeps without printing them
+    (`self.scale = 2`) are not in it.
+    """
+    module = teacher.module
+    printed = repr(getattr(module, "_orig_mod", module))  # torch.compile's wrapper changes nothing
+    printed = f"{type(teacher).__name__} {re.sub(r' at 0x[0-9a-fA-F]+', '', printed)}"
+    return hashlib.sha256(printed.encode()).hexdigest()
 
 
 class Entries:
@@ -148,6 +162,7 @@ class Entries:
             identity |= {part: manifest.identity.get(part) for part in COMPUTED_BY}
         else:
             identity |= {"teacher": self.teacher.fingerprint, "teacher_mode": "eval"}
+            identity |= {"architecture": architecture(self.teacher)}
             identity |= self.execution.identity(self._run.device, self._run.dtype)
         identity |= {"layers": list(self.layers), "codec": self.codec.describe()}
         return json.loads(json.dumps(identity))

@@ -21,6 +21,7 @@ FORMAT = 1
 # part of the identity -> its name in messages, in the order they are reported
 PARTS = {
     "teacher": "teacher weights",
+    "architecture": "teacher architecture",
     "teacher_mode": "teacher mode",
     "data": "data",
     "views": "views",
@@ -33,7 +34,10 @@ PARTS = {
     "codec": "storage form",
 }
 # Parts that only matter to whoever computes entries; a table opened without a teacher ignores them.
-COMPUTED_BY = ("teacher", "teacher_mode", "precision", "memory_format", "device", "batch_size")
+COMPUTED_BY = (
+    *("teacher", "architecture", "teacher_mode"),
+    *("precision", "memory_format", "device", "batch_size"),
+)
 
 
 @dataclass(frozen=True)

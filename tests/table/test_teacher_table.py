@@ -148,9 +148,17 @@ def test_tables_of_k_views_share_the_entries_of_the_whole_group(table, teacher, 
         assert same.count() == 320
 
 
+def with_another_activation():
+    """A teacher of the same weights that says something else."""
+    teacher = make_teacher()
+    teacher.layers[2] = torch.nn.Tanh()
+    return teacher
+
+
 @pytest.mark.parametrize(
     ("part", "change"),
     [
+        ("teacher architecture", {"teacher": with_another_activation}),
         ("teacher weights", {"teacher": lambda: make_teacher(seed=1)}),
         ("data", {"inputs": lambda: ImageInputs(digits()[0].subset(320, seed=5), make_views())}),
         ("views", {"inputs": lambda: ImageInputs(digits()[0].subset(320, seed=0), Identity())}),
