@@ -56,6 +56,10 @@ def browser(profile: Path):
         process.wait(timeout=20)
 
 
+class Navigated(Exception):
+    """A question was cancelled because the page was left."""
+
+
 class Tab:
     """One page: `errors` are what its console said, `requests` the addresses it asked for."""
 
@@ -79,6 +83,8 @@ class Tab:
         while True:
             answer = self.receive(30)
             if answer.get("id") == self.last:
+                if "navigated" in answer.get("error", {}).get("message", ""):
+                    raise Navigated(answer["error"]["message"])
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return answer["result"]
 
@@ -125,9 +131,15 @@ class Tab:
     def wait(self, script: str, seconds: float = 10) -> None:
         """Until a JavaScript expression is true."""
         deadline = time.monotonic() + seconds
-        while not self.run(f"Boolean({script})"):
+        while not self._is_true(script):
             assert time.monotonic() < deadline, f"never true: {script}"
             time.sleep(0.05)
+
+    def _is_true(self, script: str) -> bool:
+        try:
+            return self.run(f"Boolean({script})")
+        except Navigated:  # asked of the page that is being left: ask the next one
+            return False
 
     def outside(self, origin: str) -> list[str]:
         """Requests that left `origin`."""
