@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import os
+import sys
 import warnings
 
 import torch
@@ -59,3 +61,17 @@ def make_accelerator(device: str | None = None, precision: str = "fp32", **optio
 def _leave_process_group() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def leave(code: int) -> None:
+    """End a program that was one of several processes, with this exit code; else do nothing.
+
+    The threads of a gloo process group can abort the interpreter while it is torn down, after all
+    work is done; so the process group is left, what was printed is flushed, and the process ends.
+    """
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return
+    torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -67,4 +67,9 @@ def _main(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code == 0:
+        from distillation.devices import leave
+
+        leave(code)
+    sys.exit(code)

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from labml.configs import BaseConfigs
 
 from distillation import runs
+from distillation.devices import leave
 from distillation.errors import ConfigError, DistillationError, RunError, unknown
 from experiments.config_check import check, listing, resolve
 
@@ -199,4 +200,5 @@ def run_main(main, arguments: list[str] | None = None) -> NoReturn:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    leave(0)
     raise SystemExit(0)
