@@ -124,7 +124,10 @@ class EnsembleTeacher(TeacherSource):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the members' fingerprints, the weights and the way they are averaged."""
+        """Hash of the members' fingerprints, the weights, how they are averaged, what is selected.
+
+        Of a function that selects, the name counts.
+        """
         if not self.sources:
             raise TeacherError("this ensemble was released and has no fingerprint any more")
         facts = {
@@ -134,6 +137,8 @@ class EnsembleTeacher(TeacherSource):
             "temperature": self.temperature,
             "dim": self.dim,
         }
+        if self.select is not None:
+            facts["select"] = _selected(self.select)
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def describe(self) -> dict[str, Any] | None:
@@ -197,6 +202,16 @@ def _normalised(weights: Sequence[float] | None, count: int) -> list[float]:
                 "than weigh it zero"
             )
     return [value / math.fsum(values) for value in values]
+
+
+def _selected(select: Selector) -> Any:
+    """A selector as JSON; a function by its module and name."""
+    if isinstance(select, tuple):
+        return [_selected(step) for step in select]
+    if callable(select):
+        named = select if hasattr(select, "__qualname__") else type(select)
+        return f"{named.__module__}.{named.__qualname__}"
+    return select
 
 
 def _widened(output: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ nevertheless (batch statistics in evaluation, active dropout) is found out by a 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,10 +19,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from distillation.capture import Capture, Tap
 from distillation.errors import ConfigError, TeacherError, unknown
-from distillation.frozen_teacher import TeacherSource
+from distillation.table.weights import WeightsWatch
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 OUTPUT = "output"
+BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,26 @@ class Execution:
 
     precision      "fp32", or autocast in "bf16" or "fp16"
     channels_last  memory format of four-dimensional inputs; faster for bf16 on most processors
-    batch_size     rows of every batch, short ones are padded
+    batch_size     rows of every batch, short ones are padded; None is that of the table which is
+                   there, and 64 for a new one
     """
 
     precision: str = "fp32"
     channels_last: bool = False
-    batch_size: int = 64
+    batch_size: int | None = None
 
     def __post_init__(self):
         if self.precision not in PRECISIONS:
             raise ConfigError(unknown("precision", self.precision, PRECISIONS))
-        if self.batch_size < 2:
+        if self.batch_size is not None and self.batch_size < 2:
             raise ConfigError(f"batch_size must be at least 2, got {self.batch_size}")
 
+    def with_batch_size(self, found: int | None) -> Execution:
+        """The same, with a batch size: its own, else the one found in a table, else 64."""
+        return replace(self, batch_size=self.batch_size or found or BATCH_SIZE)
+
     def identity(self, device: torch.device, dtype: torch.dtype) -> dict[str, object]:
+        """The parts of a table's identity that this decides; the batch size must be known."""
         weights = "" if dtype == torch.float32 else f", {dtype} weights".replace("torch.", "")
         return {
             "precision": self.precision + weights,
@@ -64,14 +71,17 @@ def device_name(device: torch.device) -> str:
 
 
 class FixedBatch:
-    """A teacher that is always run on `execution.batch_size` rows.
+    """A teacher that is always run on `execution.batch_size` rows; `weights` watches over it.
 
     Calling it with the inputs of 1 … batch_size rows gives `{name: [rows, …]}`: "output" and each
-    of `layers`. Raises `ConfigError` for layers the teacher does not have.
+    of `layers`. Raises `ConfigError` for layers the teacher does not have, `TeacherError` for a
+    teacher that was moved, cast or trained since.
     """
 
-    def __init__(self, teacher: TeacherSource, execution: Execution, layers: tuple[str, ...] = ()):
-        self.teacher, self.execution, self.layers = teacher, execution, layers
+    def __init__(self, weights: WeightsWatch, execution: Execution, layers: tuple[str, ...] = ()):
+        teacher = weights.teacher
+        self.teacher, self.weights, self.execution = teacher, weights, execution
+        self.layers = layers
         self.device, self.dtype = place(teacher.module)
         self._capture = None
         if layers:
@@ -91,6 +101,7 @@ class FixedBatch:
                 f"the teacher was on {self.device} in {self.dtype} when its table was opened and "
                 "was moved or cast since: open the table after that"
             )
+        self.weights.check()
         args, kwargs = tree_map(self._ready, (args, kwargs))
         outputs = self._run(args, kwargs)
         return {name: value[:rows] for name, value in outputs.items()}
@@ -177,6 +188,11 @@ def batch_rows(args: tuple, kwargs: dict) -> int:
         if isinstance(value, Tensor):
             return len(value)
     raise ConfigError("the teacher was called without a tensor")
+
+
+def has_tensor(args: tuple, kwargs: dict) -> bool:
+    """Whether there is a tensor among the arguments."""
+    return any(isinstance(value, Tensor) for value in tree_leaves((args, kwargs)))
 
 
 def place(module: nn.Module | None) -> tuple[torch.device, torch.dtype]:

@@ -17,23 +17,36 @@ from torch import Tensor
 from distillation.errors import ConfigError, ShapeError, TeacherError, unknown
 from distillation.frozen_teacher import TeacherSource
 from distillation.table.codecs import Codec, codec_of, to_half
-from distillation.table.compute import OUTPUT, Execution, FixedBatch, batch_rows
-from distillation.table.inputs import Inputs
-from distillation.table.manifest import COMPUTED_BY, Manifest, digest, refuse_other
-from distillation.table.storage import LOCK, TableStorage
-
-ADVICE = (
-    "Use the teacher, data and options it was made with, or another folder; teacher_table='auto' "
-    "finds the folder by all of these, and on_mismatch='new' makes a new table beside it. Delete "
-    "it if it is of no more use."
+from distillation.table.compute import (
+    BATCH_SIZE,
+    OUTPUT,
+    Execution,
+    FixedBatch,
+    batch_rows,
+    place,
 )
+from distillation.table.inputs import ImageInputs, Inputs
+from distillation.table.manifest import (
+    COMPUTED_BY,
+    Manifest,
+    beside,
+    digest,
+    refuse_changed,
+    refuse_other,
+)
+from distillation.table.storage import LOCK, TableStorage
+from distillation.table.weights import WeightsWatch
+
+#: stored entries that are computed again when a table is opened
+COMPARED = 2
 
 
 def architecture(teacher: TeacherSource) -> str:
     """Digest of how the teacher is built: equal weights under another activation differ here.
 
-    It is that of the modules' printed form, so numbers that a module keeps without printing them
-    (`self.scale = 2`) are not in it.
+    It is that of the modules' printed form. Numbers that a module keeps without printing them
+    (`self.scale = 2`) are not in it; they show in the entries, some of which are compared when a
+    table is opened.
     """
     module = teacher.module
     printed = repr(getattr(module, "_orig_mod", module))  # torch.compile's wrapper changes nothing
@@ -65,25 +78,34 @@ class Entries:
         if on_mismatch not in ("error", "new"):
             raise ConfigError(unknown("on_mismatch", on_mismatch, ("error", "new")))
         self.teacher, self.inputs, self.codec = teacher, inputs, codec
-        self.execution, self.layers = execution, tuple(layers)
-        self._announce = announce
-        self._run = None
+        self.execution, self.layers = execution.with_batch_size(None), tuple(layers)
+        self._announce, self._asked, self._on_mismatch = announce, execution, on_mismatch
+        self._run = self._weights = None
         self.storage: TableStorage | None = None
+        self.manifest: Manifest | None = None
+        #: whether stored entries may be read before some were computed again and compared
+        self.compared = teacher is None
         if teacher is not None:
             _refuse(teacher)
-            self._run = FixedBatch(teacher, execution, self.layers)
+            self._weights = WeightsWatch(teacher)
             self.identity = self._identity(None)
             if under:
-                folder = folder / digest(self.identity)[:24]
-        self.folder, self.manifest = folder, Manifest.read(folder)
-        if teacher is None:
-            if self.manifest is None:
-                raise TeacherError(f"there is no teacher table in {folder}")
-            self.layers = tuple(self.manifest.identity["layers"])
-            self.codec = codec_of(self.manifest.identity["codec"])
-            self.identity = self._identity(self.manifest)
-        if self.manifest is not None:
-            self._open(on_mismatch)
+                # Whatever the batch size of its fills: a reader takes that of the table.
+                folder = folder / digest(self.identity | {"batch_size": BATCH_SIZE})[:24]
+        elif (found := Manifest.read(folder)) is None:
+            raise TeacherError(f"there is no teacher table in {folder}")
+        else:
+            self.layers = tuple(found.identity["layers"])
+            self.codec = codec_of(found.identity["codec"])
+            self.identity = self._identity(found)
+        self._places = beside(folder, digest(self.identity)[:12])
+        try:
+            self._open_next()
+        except BaseException:
+            self._close_files()
+            if self._run is not None:
+                self._run.close()
+            raise
 
     def missing(self, sample: np.ndarray, view: np.ndarray) -> np.ndarray:
         """`[n]` bool: which of these keys have no entry."""
@@ -148,12 +170,16 @@ class Entries:
 
     def close(self) -> None:
         """Sync the marks, close the files, take the hooks off, release the teacher."""
-        if self.storage is not None:
-            self.storage.close()
+        self._close_files()
         if self._run is not None:
             self._run.close()
         if self.teacher is not None:
             self.teacher.release()
+
+    def _close_files(self) -> None:
+        if self.storage is not None:
+            self.storage.close()
+            self.storage = None
 
     def _identity(self, manifest: Manifest | None) -> dict[str, object]:
         """What is asked for; without a teacher, how entries were computed is as `manifest` says."""
@@ -161,20 +187,92 @@ class Entries:
         if manifest is not None:
             identity |= {part: manifest.identity.get(part) for part in COMPUTED_BY}
         else:
-            identity |= {"teacher": self.teacher.fingerprint, "teacher_mode": "eval"}
+            identity |= {"teacher": self._weights.fingerprint, "teacher_mode": "eval"}
             identity |= {"architecture": architecture(self.teacher)}
-            identity |= self.execution.identity(self._run.device, self._run.dtype)
+            identity |= self.execution.identity(*place(self.teacher.module))
         identity |= {"layers": list(self.layers), "codec": self.codec.describe()}
         return json.loads(json.dumps(identity))
 
-    def _open(self, on_mismatch: str) -> None:
-        if on_mismatch == "new" and self.identity != self.manifest.identity:
-            self.folder = self.folder.with_name(f"{self.folder.name}-{digest(self.identity)[:12]}")
+    def _open_next(self) -> None:
+        """Open the table in the next place, or, by option, the first that holds what is asked for.
+
+        A place without a table ends the search: a new one is made there.
+        """
+        for folder in self._places:
+            self._close_files()
+            self.folder = folder
             self.manifest = Manifest.read(self.folder)
+            self._take_batch_size()
             if self.manifest is None:
                 return
-        refuse_other(self.folder, self.manifest.identity, self.identity, ADVICE)
-        self.storage = TableStorage(self.folder, self.manifest.shape)
+            new = self._on_mismatch == "new"
+            if not new:
+                refuse_other(self.folder, self.manifest.identity, self.identity)
+            elif self.identity != self.manifest.identity:
+                continue
+            self.storage = TableStorage(self.folder, self.manifest.shape)
+            if self.compared or not isinstance(self.inputs, ImageInputs):
+                return
+            different = self._compare()
+            if different is None:
+                return
+            if not new:
+                refuse_changed(self.folder, different, self.manifest.facts)
+
+    def _take_batch_size(self) -> None:
+        """Run as the table was filled, where no batch size was asked for."""
+        if self.teacher is None:
+            return
+        found = None if self.manifest is None else self.manifest.identity.get("batch_size")
+        self.execution = self._asked.with_batch_size(found if isinstance(found, int) else None)
+        self.identity |= {"batch_size": self.execution.batch_size}
+        if self._run is None or self._run.execution != self.execution:
+            if self._run is not None:
+                self._run.close()
+            self._run = FixedBatch(self._weights, self.execution, self.layers)
+
+    def _compare(self) -> tuple[int, int] | None:
+        """Compute some stored entries again; the first key whose entry differs, or None."""
+        sample, view = self.storage.sound(COMPARED)
+        if not len(sample):
+            different = None
+        else:
+            args, kwargs = self.inputs.take(np.arange(len(sample)), sample, view, (), {})
+            different = self._differing(sample, view, args, kwargs)
+        self.compared = different is None
+        return different
+
+    def _differing(
+        self, sample: np.ndarray, view: np.ndarray, args: tuple, kwargs: dict
+    ) -> tuple[int, int] | None:
+        """The first of these keys whose stored entry is not, to the bit, what the teacher says."""
+        try:
+            computed = self._encode(self._run(args, kwargs), sample, view)
+        except ShapeError:
+            return int(sample[0]), int(view[0])
+        stored = self.storage.read(sample, view)
+        wrong = (computed.view(np.uint16) != stored.view(np.uint16)).any(axis=1)
+        rows = np.flatnonzero(wrong)
+        return (int(sample[rows[0]]), int(view[rows[0]])) if len(rows) else None
+
+    def compare_given(
+        self, sample: np.ndarray, view: np.ndarray, rows: np.ndarray, args: tuple, kwargs: dict
+    ) -> bool:
+        """Compare two stored entries of a call with what the teacher says of its inputs.
+
+        For inputs that only a call brings. False: the table was another teacher's, and by option
+        another one is open now, which does not hold these keys. Else raises `TeacherError`.
+        """
+        part = slice(COMPARED)
+        given = self.inputs.take(rows[part], sample[part], view[part], args, kwargs)
+        different = self._differing(sample[part], view[part], *given)
+        if different is None:
+            self.compared = True
+            return True
+        if self._on_mismatch == "error":
+            refuse_changed(self.folder, different, self.manifest.facts)
+        self._open_next()
+        return False
 
     def _create(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Make the folder, unless another process just did; the manifest comes last."""
@@ -198,14 +296,20 @@ class Entries:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / LOCK):
             self.manifest = Manifest.read(self.folder)
-            if self.manifest is None:
+            own = self.manifest is None
+            if own:
                 if self.layers:
                     self._announce(estimate(made))
                 TableStorage.create(self.folder, made.shape)
                 made.write(self.folder)
                 self.manifest = made
-        refuse_other(self.folder, self.manifest.identity, self.identity, ADVICE)
+        refuse_other(self.folder, self.manifest.identity, self.identity)
         self.storage = TableStorage(self.folder, self.manifest.shape)
+        self.compared = own
+        if not own and isinstance(self.inputs, ImageInputs):
+            different = self._compare()
+            if different is not None:
+                refuse_changed(self.folder, different, self.manifest.facts)
 
     def _encode(self, outputs: dict[str, Tensor], sample: np.ndarray, view: np.ndarray):
         parts = []

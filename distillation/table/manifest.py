@@ -7,16 +7,23 @@ in any part is never read: `TeacherError` names the parts that differ.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from distillation.errors import DataError, TeacherError
 from distillation.files import atomic_json
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+ADVICE = (
+    "Use the teacher, data and options it was made with, or another folder; teacher_table='auto' "
+    "finds the folder by all of these, and on_mismatch='new' makes a new table beside it. Delete "
+    "it if it is of no more use."
+)
 
 # part of the identity -> its name in messages, in the order they are reported
 PARTS = {
@@ -124,9 +131,33 @@ def differences(
     ]
 
 
-def refuse_other(
-    folder: Path, found: Mapping[str, object], asked: Mapping[str, object], advice: str
-) -> None:
+def beside(folder: Path, name: str) -> Iterator[Path]:
+    """The folder of a table, then those beside it that `on_mismatch="new"` looks in."""
+    yield folder
+    yield folder.with_name(f"{folder.name}-{name}")
+    for number in itertools.count(2):
+        yield folder.with_name(f"{folder.name}-{name}-{number}")
+
+
+def refuse_changed(folder: Path, key: tuple[int, int], facts: Mapping[str, object]) -> NoReturn:
+    """Raise `TeacherError`: a teacher with the table's fingerprint gives another entry for `key`.
+
+    `facts` are those of the table's manifest.
+    """
+    import torch
+
+    made = f"torch {facts.get('torch')}, {facts.get('threads')} threads"
+    now = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    raise TeacherError(
+        f"the teacher table in {folder} is not of this teacher: computed again, the entry of "
+        f"sample {key[0]}, view {key[1]} has other bits than the stored one, though weights and "
+        "architecture are the same. The teacher keeps something that it neither prints nor saves "
+        "(a number, a function, a buffer with persistent=False) and that has changed, or this "
+        f"machine computes otherwise than the table's (then: {made}; now: {now}).\n{ADVICE}"
+    )
+
+
+def refuse_other(folder: Path, found: Mapping[str, object], asked: Mapping[str, object]) -> None:
     """Raise `TeacherError` when the table in `folder` holds something else than is asked for."""
     differing = differences(found, asked)
     if not differing:
@@ -134,7 +165,7 @@ def refuse_other(
     lines = "".join(f"\n  {name}: table {_short(a)}, asked {_short(b)}" for name, a, b in differing)
     raise TeacherError(
         f"the teacher table in {folder} was made for other "
-        f"{', '.join(name for name, _, _ in differing)}:{lines}\n{advice}"
+        f"{', '.join(name for name, _, _ in differing)}:{lines}\n{ADVICE}"
     )
 
 

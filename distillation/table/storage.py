@@ -115,6 +115,19 @@ class TableStorage:
         """`[samples, views]` bool, a copy: which entries are stored."""
         return (self._marks != 0).reshape(self.shape[:2])
 
+    def sound(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Keys `(sample, view)` of at most n stored entries that fit their checksums.
+
+        Always the same ones of the same table: the first and the last of a few, evenly spread.
+        """
+        stored = np.flatnonzero(self._marks)
+        few = stored[
+            np.unique(np.linspace(0, max(len(stored) - 1, 0), 16).astype(np.int64))[: len(stored)]
+        ]
+        few = few[self._marks[few] == checksums(self._entries[few])]
+        ends = few[np.unique(np.linspace(0, max(len(few) - 1, 0), n).astype(np.int64))[: len(few)]]
+        return ends // self.shape[1], ends % self.shape[1]
+
     # -- writing
 
     def write(self, sample: np.ndarray, view: np.ndarray, entries: np.ndarray) -> None:

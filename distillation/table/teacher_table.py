@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from distillation.errors import ShapeError, TeacherError
 from distillation.frozen_teacher import TeacherSource
 from distillation.table.codecs import Codec, Dense
-from distillation.table.compute import Execution
+from distillation.table.compute import Execution, has_tensor
 from distillation.table.entries import Entries
 from distillation.table.inputs import Inputs
 from distillation.teacher import as_teacher
@@ -53,9 +53,14 @@ class TeacherTable(TeacherSource):
     at their place in the whole view group, so K = 4, 16 or all views share one table.
     Any number of processes may use one folder.
 
+    A table that is opened is compared with its teacher: two stored entries are computed again, at
+    the first call where only the caller has the inputs. Changed weights are noticed before every
+    batch that is computed.
+
     Raises `TeacherError` when the table belongs to another teacher, data, views, … (all parts that
-    differ are named), when the teacher cannot be tabled (outputs that depend on the neighbours,
-    that are no tensor, or do not fit fp16), `DataError` for damaged files and full disks.
+    differ are named), when the teacher was trained while the table was open, when it cannot be
+    tabled (outputs that depend on the neighbours, that are no tensor, or do not fit fp16),
+    `DataError` for damaged files and full disks.
     """
 
     #: needs the keys of a batch: the caller may give them with the inputs or with the loss
@@ -116,13 +121,25 @@ class TeacherTable(TeacherSource):
         samples = _key(sample, "sample", inputs.samples)
         views = np.zeros_like(samples) if view is None else _key(view, "view", inputs.views)
         inputs.check(samples, views, args, kwargs)
-        rows = np.flatnonzero(self.entries.missing(samples, views))
+        missing = self.entries.missing(samples, views)
+        if not self.entries.compared and has_tensor(args, kwargs):
+            missing = self._compared(missing, samples, views, args, kwargs)
+        rows = np.flatnonzero(missing)
         if len(rows):
             self.entries.compute(samples[rows], views[rows], rows, args, kwargs)
         self.misses += len(rows)
         self.hits += len(samples) - len(rows)
         output, self.recorded = self.entries.read(samples, views, sample.device)
         return output
+
+    def _compared(self, missing, samples, views, args, kwargs) -> np.ndarray:
+        """`missing`, once stored entries of this batch were found to be this teacher's."""
+        entries = self.entries
+        while not (entries.compared or missing.all()):
+            there = np.flatnonzero(~missing)
+            entries.compare_given(samples[there], views[there], there, args, kwargs)
+            missing = entries.missing(samples, views)
+        return missing
 
     # -- what a teacher source is asked for
 
