@@ -24,6 +24,7 @@ COMMANDS = {
     "rm": "distillation.commands.rm:rm",
     "evaluate": "distillation.commands.evaluate:evaluate",
     "cache": "distillation.commands.cache:cache",
+    "dashboard": "distillation.commands.dashboard:dashboard",
     "annotate": "distillation.commands.annotate:annotate",
     "train": "distillation.commands.train:train",
     "export": "distillation.commands.export:export",

@@ -1,0 +1,40 @@
+"""Which student came from which teacher."""
+
+from __future__ import annotations
+
+from distillation.dashboard.catalogue import Entry, Listing
+from distillation.runs.metrics import main_values
+
+
+def lineage(listing: Listing) -> dict:
+    """{"nodes": […], "edges": [{"teacher", "student"}]}; a teacher not in the store is "missing"."""
+    nodes = [_node(entry) for entry in listing.entries.values()]
+    edges = []
+    missing: dict[str, dict] = {}
+    for entry in listing.entries.values():
+        if entry.parent is None:
+            continue
+        edges.append({"teacher": entry.parent, "student": entry.uuid})
+        if entry.parent not in listing.entries:
+            missing[entry.parent] = {
+                "uuid": entry.parent,
+                "name": None,
+                "experiment": None,
+                "status": "missing",
+                "metric": None,
+                "created": None,
+                "hidden": False,
+            }
+    return {"nodes": [*nodes, *missing.values()], "edges": edges}
+
+
+def main_metric(entry: Entry) -> dict | None:
+    """The metric to show where there is room for one: {"name", "value"}."""
+    for name, value in main_values(entry.facts["metrics"], most=1).items():
+        return {"name": name, "value": value}
+    return None
+
+
+def _node(entry: Entry) -> dict:
+    shown = ("uuid", "name", "experiment", "status", "created", "hidden")
+    return {**{key: entry.facts[key] for key in shown}, "metric": main_metric(entry)}

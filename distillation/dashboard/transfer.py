@@ -1,0 +1,116 @@
+"""What was transferred: teacher, plainly trained and distilled student on the same test images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from distillation.dashboard.catalogue import Entry, Listing
+from distillation.dashboard.reading import read_json
+from distillation.errors import RunError
+
+FILE = "evaluation.json"  # a run's last evaluation
+
+
+def transfer(listing: Listing, chosen: Sequence[Entry]) -> dict:
+    """{"runs": [{"uuid", "name", "role", "evaluation"}], "classes", "problems"} of `chosen`.
+
+    To one distilled run its teacher is added, and the newest plain run of the same experiment,
+    architecture and epochs, where they are in the store and not among the chosen.
+    """
+    roles = {entry.uuid: role(listing, entry, chosen) for entry in chosen}
+    entries = list(chosen)
+    distilled = [entry for entry in chosen if roles[entry.uuid] == "distilled"]
+    if len(distilled) == 1:
+        student = distilled[0]
+        teacher = listing.entries.get(student.parent)
+        if teacher is not None and teacher.uuid not in roles:
+            roles[teacher.uuid] = "teacher"
+            entries.insert(0, teacher)
+        if "plain" not in roles.values():
+            plain = counterpart(listing, student)
+            if plain is not None and plain.uuid not in roles:
+                roles[plain.uuid] = "plain"
+                entries.append(plain)
+    entries.sort(key=lambda entry: ("teacher", "plain", "distilled").index(roles[entry.uuid]))
+    problems: list[dict] = []
+    runs = [
+        {
+            **{k: entry.facts[k] for k in ("uuid", "name", "experiment", "status", "seed")},
+            "role": roles[entry.uuid],
+            "evaluation": evaluation(entry.path, problems),
+        }
+        for entry in entries
+    ]
+    classes = next((run["evaluation"]["classes"] for run in runs if run["evaluation"]), [])
+    return {"runs": runs, "classes": classes, "problems": problems}
+
+
+def role(listing: Listing, entry: Entry, chosen: Sequence[Entry]) -> str:
+    """ "distilled" for who had a teacher, "teacher" for who was one of the chosen, else "plain".
+
+    A run that both learned and taught is the teacher when its student is among the chosen.
+    """
+    if any(other.parent == entry.uuid for other in chosen):
+        return "teacher"
+    if entry.parent is not None:
+        return "distilled"
+    return "teacher" if listing.children(entry.uuid) else "plain"
+
+
+def counterpart(listing: Listing, student: Entry) -> Entry | None:
+    """The newest plain run like `student`; one that was evaluated, where there is one."""
+    alike = [
+        entry
+        for entry in listing.entries.values()
+        if entry.parent is None and entry.uuid != student.parent and _kind(entry) == _kind(student)
+    ]
+    evaluated = [entry for entry in alike if (entry.path / FILE).is_file()]
+    return next(iter(evaluated or alike), None)
+
+
+def evaluation(folder: Path, problems: list[dict]) -> dict | None:
+    """The run's evaluation.json; None without one, or when it is damaged, which is a problem."""
+    try:
+        found = read_json(folder / FILE)
+        wrong = _wrong(found)
+        if wrong:
+            raise RunError(f"{FILE} is damaged: {wrong}")
+    except FileNotFoundError:
+        return None
+    except RunError as error:
+        problems.append({"path": f"{folder.parent.name}/{folder.name}", "message": str(error)})
+        return None
+    return found
+
+
+def _kind(entry: Entry) -> tuple:
+    """Experiment, architecture and epochs."""
+    model = entry.info.get("model")
+    named = repr(model) if model is not None else entry.config.get("model")
+    return entry.facts["experiment"], named, entry.facts["epochs"]
+
+
+def _wrong(found: object) -> str | None:
+    """What is wrong with an evaluation, or None."""
+    if not isinstance(found, dict):
+        return "it holds no object"
+    classes, confusion = found.get("classes"), found.get("confusion")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        return "classes is no list of names"
+    rows = confusion if isinstance(confusion, list) else []
+    square = len(rows) == len(classes) and all(
+        isinstance(row, list) and len(row) == len(classes) for row in rows
+    )
+    if not square or not all(type(n) is int and n >= 0 for row in rows for n in row):
+        return f"confusion is no table of {len(classes)} × {len(classes)} counts"
+    if not isinstance(found.get("bins"), list) or not all(
+        isinstance(b, dict) for b in found["bins"]
+    ):
+        return "bins is no list"
+    for name in ("accuracy", "ece", "agreement", "kl"):
+        value = found.get(name)
+        if value is not None and not (type(value) in (int, float) and math.isfinite(value)):
+            return f"{name} is {value!r}"
+    return None
