@@ -4,6 +4,8 @@ from distillation.data.cifar import cifar10
 from distillation.data.digits import digits
 from distillation.data.gathering import gather, make_loader
 from distillation.data.images import ImageSet
+from distillation.data.mapped import MappedImages
+from distillation.data.on_disk import map_images
 from distillation.data.order import Batch, EpochLoader
 from distillation.data.rendering import Rendering
 from distillation.data.replayable import ReplayableLoader
@@ -17,6 +19,7 @@ __all__ = [
     "EpochLoader",
     "Identity",
     "ImageSet",
+    "MappedImages",
     "Rendering",
     "ReplayableLoader",
     "Restricted",
@@ -26,4 +29,5 @@ __all__ = [
     "digits",
     "gather",
     "make_loader",
+    "map_images",
 ]

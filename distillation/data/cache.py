@@ -22,9 +22,12 @@ from filelock import FileLock
 from distillation.checkpoint import atomic_json, load_tensors, read_metadata, save_tensors
 from distillation.data import sources
 from distillation.data.images import ImageSet
+from distillation.data.mapped import MappedImages
 from distillation.errors import CheckpointError, DataError
 
 _FORMAT = 1  # part of every key: raise it when the same source would be decoded otherwise
+
+_SPLITS = ("train", "test")
 
 Sets = tuple[ImageSet, ImageSet]
 
@@ -41,10 +44,16 @@ def root(cache: str | os.PathLike | None = None) -> Path:
 
 
 class Cache:
-    """The decoded copies of one data set, e.g. "cifar10". Several processes may use it at once."""
+    """The decoded copies of one data set, e.g. "cifar10". Several processes may use it at once.
 
-    def __init__(self, name: str, folder: str | os.PathLike | None = None) -> None:
-        self.folder = root(folder) / name
+    With `mapped` the images stay in their file, whose pages all processes share; it is read once to
+    compare its digest.
+    """
+
+    def __init__(
+        self, name: str, folder: str | os.PathLike | None = None, *, mapped: bool = False
+    ) -> None:
+        self.folder, self.mapped = root(folder) / name, mapped
 
     def get(self, source: Path, decode: Callable[[Path], Sets]) -> Sets:
         """What `decode(source)` gives, from the cache if the content of `source` is known.
@@ -62,6 +71,8 @@ class Cache:
             if found is None:
                 found = decode(source)
                 self._save(key, found, source.name)
+                if self.mapped:
+                    found = self._load(key)
             self._remember(source, stamp, key)
         return found
 
@@ -97,6 +108,10 @@ class Cache:
         except CheckpointError:
             return None
         classes, mean, std = (json.loads(notes[name]) for name in ("classes", "mean", "std"))
+        if self.mapped:
+            for split in _SPLITS:
+                name = f"{split}.images"
+                tensors[name] = MappedImages.of_safetensors(path, name)
         return tuple(
             ImageSet(
                 tensors[f"{split}.images"],
@@ -106,7 +121,7 @@ class Cache:
                 tuple(mean),
                 tuple(std),
             )
-            for split in ("train", "test")
+            for split in _SPLITS
         )
 
     def _save(self, key: str, sets: Sets, source: str) -> None:

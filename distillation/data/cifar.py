@@ -34,6 +34,7 @@ def cifar10(
     cache: str | os.PathLike | None = None,
     *,
     download: bool = True,
+    mapped: bool = False,
 ) -> tuple[ImageSet, ImageSet]:
     """(training images, test images): uint8, three channels, 32×32 pixels, ten classes.
 
@@ -46,13 +47,15 @@ def cifar10(
 
     Mean and std are those of the training images that were found.
 
-    The data is decoded once and kept in the cache, keyed by the source's content.
+    The data is decoded once and kept in the cache, keyed by the source's content. With `mapped` the
+    images stay in the cache's file and are read a batch at a time (`MappedImages`): processes that
+    train side by side share one copy. Batches and fingerprint are the same.
 
     Raises `DataError`: there is no data (the message lists the ways to provide it); the source
     is damaged, or not CIFAR-10 (the file is named); the cache cannot be written; the cache holds
     several different copies of CIFAR-10 and nothing says which is meant.
     """
-    store = Cache("cifar10", cache)
+    store = Cache("cifar10", cache, mapped=mapped)
     named = path if path is not None else os.environ.get(VARIABLE) or None
     if named is not None:
         said_by = "--data" if path is not None else VARIABLE

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from distillation.data.images import ImageSet
+from distillation.data.on_disk import map_images, write_images, write_labels
 from distillation.data.order import EpochLoader
 from distillation.data.rendering import Rendering
 from distillation.data.replayable import ReplayableLoader
@@ -25,6 +27,8 @@ def gather(
     classes: Iterable[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    *,
+    file: str | os.PathLike | None = None,
 ) -> ImageSet:
     """The items (image, label) of a dataset as one `ImageSet`.
 
@@ -32,24 +36,45 @@ def gather(
     torchvision's datasets give without a transform. `classes` are the dataset's own `classes`
     by default, else the numbers of the labels; mean and std are reckoned where not given.
 
-    Raises `DataError`, naming the item, for other items and for images of several sizes.
+    With `file`, a path that ends in `.npy`, the images go there instead of into memory, labels and
+    class names beside it: decoded once, mapped from then on. `map_images(file)` opens it again.
+
+    Raises `DataError`, naming the item, for other items and for images of several sizes, and
+    `CheckpointError` when the file cannot be written; nothing is left there then.
     """
-    length = len(dataset)
     first, _ = _plain_item(dataset, 0)
-    images = torch.empty(length, *first.shape, dtype=torch.uint8)
-    labels = torch.empty(length, dtype=torch.int64)
-    for i in range(length):
+    labels = torch.empty(len(dataset), dtype=torch.int64)
+    shape = (len(dataset), *first.shape)
+    if file is None:
+        images = torch.empty(shape, dtype=torch.uint8)
+        for i, image in enumerate(_decoded(dataset, labels, first.shape)):
+            images[i] = image
+        return ImageSet.of(images, labels, _names(dataset, classes, labels), mean, std)
+    file = Path(file).expanduser()
+    if file.suffix != ".npy":
+        raise ConfigError(f"file={str(file)!r}: images are written as .npy, so call it that")
+    with write_images(file, shape) as write:
+        for image in _decoded(dataset, labels, first.shape):
+            write(image)
+    write_labels(file, labels, _names(dataset, classes, labels))
+    return map_images(file, mean=mean, std=std, layout="NCHW")
+
+
+def _decoded(dataset: Dataset, labels: Tensor, shape: torch.Size) -> Iterator[Tensor]:
+    """The images, which must be of this shape, one after the other; fills in `labels`."""
+    for i in range(len(labels)):
         image, labels[i] = _plain_item(dataset, i)
-        if image.shape != first.shape:
+        if image.shape != shape:
             raise DataError(
                 f"item {i} of {type(dataset).__name__} has shape {tuple(image.shape)}, item 0 "
-                f"{tuple(first.shape)}; images must be of one size"
+                f"{tuple(shape)}; images must be of one size"
             )
-        images[i] = image
-    if classes is None:
-        numbered = [str(i) for i in range(int(labels.max()) + 1)]
-        classes = getattr(dataset, "classes", numbered)
-    return ImageSet.of(images, labels, classes, mean, std)
+        yield image
+
+
+def _names(dataset: Dataset, classes: Iterable[str] | None, labels: Tensor) -> Iterable[str]:
+    numbered = [str(i) for i in range(int(labels.max()) + 1)]
+    return getattr(dataset, "classes", numbered) if classes is None else classes
 
 
 def make_loader(
@@ -65,7 +90,8 @@ def make_loader(
     """A `TensorLoader` when the data fits in memory, else a `ReplayableLoader`: same batches.
 
     data          an `ImageSet`, or a dataset as `gather` takes it
-    memory_limit  bytes that decoded images may fill; half of the free memory by default
+    memory_limit  bytes that decoded images may fill; half of the free memory by default. An
+                  `ImageSet` is where it is, in memory or mapped, and stays there.
     num_workers   of the DataLoader, if it comes to that
     options       those of `TensorLoader`; both loaders take the same
 
@@ -83,7 +109,8 @@ def make_loader(
     if mean is None or std is None:
         raise ConfigError(
             f"{len(data):,} images of {first.numel():,} bytes do not fit in {limit:,} bytes of "
-            "memory: give mean= and std= of each channel for the DataLoader, or memory_limit="
+            "memory: give mean= and std= of each channel for the DataLoader, or memory_limit=; or "
+            "write them to a file once: gather(dataset, file=…)"
         )
     chosen = {name: options.pop(name) for name in _RENDERING if name in options}
     seed = options.get("seed", 0)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from distillation.data import keys
+from distillation.data.mapped import MappedImages
 from distillation.errors import ConfigError, DataError, unknown
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
-    """Images with their labels, whole in memory.
+    """Images with their labels, whole in memory or mapped from a file.
 
-    images       uint8, shape (N, C, H, W)
+    A map-style dataset: item i is (image, label), uint8 (C, H, W) and a whole number.
+
+    images       uint8, shape (N, C, H, W): a tensor, or `MappedImages`
     labels       int64, shape (N,), numbers of `classes`
     classes      names of the classes; cutting a set never changes them
     fingerprint  hex digest of the content: equal fingerprints mean equal images and labels
@@ -28,7 +31,7 @@ class ImageSet:
     Raises `DataError` when these do not fit together.
     """
 
-    images: Tensor
+    images: Tensor | MappedImages
     labels: Tensor
     classes: tuple[str, ...]
     fingerprint: str
@@ -63,20 +66,28 @@ class ImageSet:
     @classmethod
     def of(
         cls,
-        images: Tensor,
+        images: Tensor | MappedImages,
         labels: Tensor,
         classes: Iterable[str],
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
     ) -> ImageSet:
         """A set made from tensors; mean, std and fingerprint are computed where not given."""
-        images, labels, classes = images.contiguous(), labels.contiguous(), tuple(classes)
+        if isinstance(images, Tensor):
+            images = images.contiguous()
+        labels, classes = labels.contiguous(), tuple(classes)
         if mean is None or std is None:
             mean, std = channel_statistics(images)
         return cls(images, labels, classes, content_fingerprint(images, labels, classes), mean, std)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        """Image i, uint8 (C, H, W), and its label. Raises `IndexError` past the ends."""
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"image {i} of {len(self)}")
+        return self.images[i], int(self.labels[i])
 
     def __repr__(self) -> str:
         shape = "×".join(str(n) for n in self.images.shape[1:])
@@ -89,6 +100,11 @@ class ImageSet:
     def num_classes(self) -> int:
         return len(self.classes)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether the images are a tensor, and not mapped from a file."""
+        return isinstance(self.images, Tensor)
+
     def counts(self) -> dict[str, int]:
         """Number of images of each class."""
         found = torch.bincount(self.labels, minlength=len(self.classes)).tolist()
@@ -100,7 +116,7 @@ class ImageSet:
         digest.update(index.contiguous().numpy().tobytes())
         return replace(
             self,
-            images=self.images[index],
+            images=self.images[index] if self.in_memory else self.images.select(index),
             labels=self.labels[index],
             fingerprint=digest.hexdigest(),
         )
@@ -163,28 +179,38 @@ class ImageSet:
         return by_class[rank < share[self.labels[by_class]]].sort().values
 
 
-def content_fingerprint(images: Tensor, labels: Tensor, classes: Iterable[str]) -> str:
-    """sha256 over shape, class names, labels and pixels."""
+def content_fingerprint(
+    images: Tensor | MappedImages, labels: Tensor, classes: Iterable[str]
+) -> str:
+    """sha256 over shape, class names, labels and pixels, wherever the pixels lie."""
     digest = hashlib.sha256(repr((tuple(images.shape), tuple(classes))).encode())
-    for tensor in (labels, images):
+    for tensor in (labels, *_chunks(images)):
         digest.update(memoryview(tensor.contiguous().numpy()).cast("B"))
     return digest.hexdigest()
 
 
-def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(
+    images: Tensor | MappedImages,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation over all pixels of each channel, in units of 0 … 1.
 
     Exact: both follow from the histogram of each channel. The deviation divides by the number
     of pixels.
     """
-    means, deviations = [], []
+    histograms = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    for chunk in _chunks(images):
+        for channel, histogram in enumerate(histograms):
+            histogram += torch.bincount(chunk[:, channel].reshape(-1), minlength=256)
     values = torch.arange(256, dtype=torch.float64) / 255
-    for channel in range(images.shape[1]):
-        histogram = torch.zeros(256, dtype=torch.int64)
-        for chunk in images[:, channel].split(4096):
-            histogram += torch.bincount(chunk.reshape(-1), minlength=256)
-        weight = histogram.double() / histogram.sum()
+    weights = histograms.double() / histograms.sum(1, keepdim=True)
+    means, deviations = [], []
+    for weight in weights:
         mean = (weight * values).sum()
         means.append(float(mean))
         deviations.append(float((weight * (values - mean) ** 2).sum().sqrt()))
     return tuple(means), tuple(deviations)
+
+
+def _chunks(images: Tensor | MappedImages) -> Iterator[Tensor]:
+    """The images in order, a few thousand or a few megabytes at a time."""
+    yield from images.split(4096) if isinstance(images, Tensor) else images.chunks()

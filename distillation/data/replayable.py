@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from distillation.data import keys as keyed
+from distillation.data.moving import to_device
 from distillation.data.order import Batch, EpochLoader
 from distillation.data.rendering import Rendering
 from distillation.errors import ConfigError
@@ -82,6 +83,15 @@ class ReplayableLoader(EpochLoader):
         seeded = _Seeded(self.dataset, self.seed, epoch)
         return self._finish(self.collate([seeded[s] for s in sample.tolist()]), sample, epoch)
 
+    def images(self, sample: Tensor, view: Tensor) -> Tensor:
+        """The pictures that these keys name, as they stand in a batch: (B, C, H, W), on the CPU."""
+        plain = self.rendering is not None
+        epochs = [0] * len(view) if plain else view.tolist()
+        made = {epoch: _Seeded(self.dataset, self.seed, epoch) for epoch in epochs}
+        keys = zip(sample.tolist(), epochs, strict=True)
+        images = self.collate([made[epoch][row] for row, epoch in keys])[0]
+        return self._render(images, view, sample) if plain else images
+
     def _batches(self, epoch: int, start: int) -> Iterator[Batch | tuple[Tensor, Tensor]]:
         samples = [self.samples(epoch, i) for i in range(start, len(self))]
         loader = DataLoader(
@@ -98,13 +108,11 @@ class ReplayableLoader(EpochLoader):
     def _finish(
         self, pair: tuple[Tensor, Tensor], sample: Tensor, epoch: int
     ) -> Batch | tuple[Tensor, Tensor]:
-        images, labels = (t.to(self.device, non_blocking=self.pin_memory) for t in pair)
+        images, labels, sample = (to_device(tensor, self.device) for tensor in (*pair, sample))
         if self.rendering is None:
             view = torch.full_like(sample, epoch)
         else:
             view = self.rendering.views.draw(sample, epoch, self.seed)
-        sample, view = sample.to(self.device), view.to(self.device)
-        if self.rendering is not None:
             images = self._render(images, view, sample)
         return Batch(images, labels, sample, view) if self.keys else (images, labels)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from distillation.data.images import ImageSet
+from distillation.data.moving import to_device
 from distillation.data.order import Batch, EpochLoader
 from distillation.data.rendering import Rendering
 from distillation.data.views import Views
@@ -15,14 +16,18 @@ from distillation.errors import ConfigError
 
 
 class TensorLoader(EpochLoader):
-    """A loader over an `ImageSet` that lies whole in memory, on any device.
+    """A loader over an `ImageSet` that lies whole in memory, on any device, or in a mapped file.
 
     views … channels_last  see `Rendering`; mean and std are the image set's by default
     keys                   False yields (images, labels) only, for loops that expect pairs
     others                 see `EpochLoader`
 
     The data set is kept as uint8; augmenting is one gather for the batch, with another view for
-    each image. Raises `ConfigError` for options that do not fit.
+    each image. With images in memory a batch is made on the device alone: nothing is copied there
+    and nothing is waited for. Of mapped images (`map_images`) the rows of a batch are read from the
+    file, moved, and augmented on the device: the batches are the same to the bit.
+
+    Raises `ConfigError` for options that do not fit.
     """
 
     def __init__(
@@ -72,9 +77,13 @@ class TensorLoader(EpochLoader):
         if len(self.mean) != channels:
             raise ConfigError(f"mean has {len(self.mean)} values for {channels} channels")
         self.keys = keys
-        # Kept in the memory format of the batches, so that no batch is transposed.
-        images = image_set.images.to(self.device)
-        self._rows = (images.permute(0, 2, 3, 1) if channels_last else images).contiguous()
+        self._rows: Tensor | None = None
+        if image_set.in_memory:
+            # Kept in the memory format of the batches, so that no batch is transposed.
+            images = image_set.images.to(self.device)
+            self._rows = (images.permute(0, 2, 3, 1) if channels_last else images).contiguous()
+        else:
+            self._order_device = torch.device("cpu")  # rows are chosen where they are read
         self._labels = image_set.labels.to(self.device)
         self.views.prepare(len(image_set), self.device)
 
@@ -105,17 +114,25 @@ class TensorLoader(EpochLoader):
 
     def batch(self, epoch: int, i: int) -> Batch | tuple[Tensor, Tensor]:
         """Batch i of an epoch: a pure function of (seed, epoch, i) and the loader's options."""
-        sample = self.samples(epoch, i)
+        rows = self.samples(epoch, i)
+        sample = to_device(rows, self.device)
         view = self.views.draw(sample, epoch, self.seed)
-        images, labels = self.images(sample, view), self._labels.index_select(0, sample)
+        images = self.rendering(self._pick(rows), view, sample)
+        labels = self._labels.index_select(0, sample)
         return Batch(images, labels, sample, view) if self.keys else (images, labels)
 
     def images(self, sample: Tensor, view: Tensor) -> Tensor:
         """The pictures that these keys name, as they stand in a batch: (B, C, H, W)."""
-        picked = self._rows.index_select(0, sample)
-        if self.channels_last:
-            picked = picked.permute(0, 3, 1, 2)
-        return self.rendering(picked, view, sample)
+        return self.rendering(self._pick(sample), view, sample)
+
+    def _pick(self, rows: Tensor) -> Tensor:
+        """The stored bytes of these rows, in the memory format of the batches, on the device."""
+        if self._rows is None:
+            memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
+            found = self.image_set.images[rows.cpu()].contiguous(memory_format=memory_format)
+            return to_device(found, self.device)
+        picked = self._rows.index_select(0, rows)
+        return picked.permute(0, 3, 1, 2) if self.channels_last else picked
 
     @property
     def fingerprint(self) -> str:

@@ -40,6 +40,22 @@ def test_a_split_is_stratified_complete_and_without_overlap(labels, seed, data):
         assert abs(held.counts()[name] - count * n / len(labels)) < 1
 
 
+def test_an_image_set_is_a_map_style_dataset():
+    """So torch's own DataLoader, Subset and samplers take it."""
+    whole = labelled([0, 2, 1])
+    image, label = whole[1]
+    assert (image.tolist(), label) == ([[[1, 1], [1, 1]]], 2)
+    assert torch.equal(whole[-1][0], whole[2][0])
+    for i in (3, -4):
+        with pytest.raises(IndexError, match=r"image .* of 3"):
+            whole[i]
+    assert [label for _, label in whole] == [0, 2, 1]
+    part = torch.utils.data.Subset(whole, [2, 0])
+    (images, labels), *_ = torch.utils.data.DataLoader(part, batch_size=2)
+    assert torch.equal(images, whole.images[[2, 0]])
+    assert labels.tolist() == [1, 0]
+
+
 def test_cuts_follow_the_seed_alone():
     whole = labelled(UNEVEN)
     torch.manual_seed(1)

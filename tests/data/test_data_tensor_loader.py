@@ -173,6 +173,23 @@ def test_pairs_for_loops_that_expect_pairs(train):
     assert labels.shape == (8,)
 
 
+def test_a_loop_written_for_a_dataloader_runs_as_it_is(train):
+    """With `keys=False` it is a drop-in: same pairs, same lengths, same names."""
+
+    def loop(loader):
+        assert len(loader.dataset) == 1437
+        assert (loader.batch_size, loader.drop_last, len(loader)) == (500, True, 2)
+        return [(x, y) for _, (x, y) in enumerate(loader)]
+
+    mean, std = (torch.tensor(value).view(1, 1, 1) for value in (train.mean, train.std))
+    pixels = (train.images.float() / 255 - mean) / std
+    theirs = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(pixels, train.labels), 500, drop_last=True
+    )
+    ours = TensorLoader(train, 500, shuffle=False, drop_last=True, keys=False)
+    assert all(equal(a, b) for a, b in zip(loop(ours), loop(theirs), strict=True))
+
+
 def test_restricted_views_are_the_same_for_every_seed(train):
     loaders = [TensorLoader(train, 1437, views=AUGMENT, views_per_image=2, seed=s) for s in (0, 1)]
     allowed = AUGMENT.restrict(2).choices(torch.arange(1437))
