@@ -91,11 +91,15 @@ def _refuse_too_late(part: Part, run: runs.Run, given: dict[str, str]) -> None:
             )
 
 
-def _train(part: Part, arguments: list[str], started) -> str:
-    """Run one part; its output is passed on as it comes. Returns the run's UUID"""
-    print(f"\n{part.title}: python -m {part.module}", flush=True)
+def train(title: str, module: str, arguments: list[str], started) -> str:
+    """
+    ### Train one part in a process of its own
+
+    Its output is passed on as it comes; `started` is told the run's UUID. Returns the UUID.
+    """
+    print(f"\n{title}: python -m {module}", flush=True)
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", part.module, *arguments], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-u", "-m", module, *arguments], stdout=subprocess.PIPE, text=True
     )
     uuid = ""
     # Ctrl-C reaches the run by itself; a request to end is passed on, for it to save
@@ -112,7 +116,7 @@ def _train(part: Part, arguments: list[str], started) -> str:
     if code == 130:
         raise KeyboardInterrupt
     if code:
-        raise ChainError(f"{part.title} ended with exit code {code}; its message is above")
+        raise ChainError(f"{title} ended with exit code {code}; its message is above")
     return uuid
 
 
@@ -159,7 +163,7 @@ def run_chain(
             atomic_json(notes, {"values": given, "runs": done})
 
         try:
-            _train(part, extra, started)
+            train(part.title, part.module, extra, started)
         except KeyboardInterrupt:
             print(
                 f"or with the whole chain:\n  python -m experiments.{experiment} "

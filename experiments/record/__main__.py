@@ -1,0 +1,98 @@
+r"""
+# Make the record
+
+Runs what the [protocol](protocol.html) lists and is not recorded yet, part by part. Stop it at any
+moment and start it again: a run that was interrupted goes on, and what is recorded needs no run any
+more, for a record outlives the weights.
+
+    python -m experiments.record --out records/2026-11-21_seed_table
+"""
+
+import re
+import tempfile
+from datetime import date
+from pathlib import Path
+
+from distillation import runs
+from distillation.data import cifar10
+from distillation.errors import ConfigError, unknown
+from experiments.command_line import Parser, run_main
+from experiments.record.check import check
+from experiments.record.making import Maker
+from experiments.record.protocol import FULL, GROUPS, SMOKE
+from experiments.record.subset import write_subset
+from experiments.record.training import Runs
+
+RECORDS = Path(__file__).resolve().parents[2] / "records"
+
+
+def _parse(arguments: list[str] | None):
+    parser = Parser(description="Make, go on with, or check the record.", allow_abbrev=False)
+    parser.add_argument("--out", metavar="FOLDER", help="the record (else the newest in records/)")
+    parser.add_argument("--data", help="folder or archive of the images")
+    parser.add_argument("--runs", metavar="ROOT", help="root of the run store (else ./logs)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="GROUP",
+        help=f"of {', '.join(GROUPS)}; or one part, such as small_0",
+    )
+    parser.add_argument("--check", metavar="FOLDER", help="compute a record's page again, compare")
+    parser.add_argument("--smoke", action="store_true", help="rehearse all of it in minutes")
+    options = parser.parse_args(arguments)
+    for name in options.only:
+        if name not in GROUPS and re.sub(r"_\d+$", "", name) not in GROUPS:
+            raise ConfigError(unknown("group", name, GROUPS))
+    if options.check and (options.smoke or options.out or options.only):
+        raise ConfigError("--check only looks; give it alone")
+    return options
+
+
+def main(arguments: list[str] | None = None):
+    """
+    ## Make the record, check one, or rehearse
+    """
+    options = _parse(arguments)
+    if options.check:
+        return _report(Path(options.check))
+    if options.smoke:
+        return _rehearse(options)
+    folder = Path(options.out) if options.out else _newest()
+    maker = Maker(folder, Runs(runs.root(options.runs), options.data), FULL, set(options.only))
+    print("\n" + maker.make())
+    return _report(folder)
+
+
+def _rehearse(options):
+    """
+    ### The whole protocol on a few images, in a folder that is thrown away
+    """
+    train, test = cifar10(options.data)
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        write_subset(train, test, place / "data")
+        folder = Path(options.out) if options.out else place / "record"
+        store = Runs(runs.root(place / "logs"), str(place / "data"))
+        print("\n" + Maker(folder, store, SMOKE, set(options.only)).make())
+        _report(folder)
+
+
+def _report(folder: Path) -> None:
+    wrong = check(folder)
+    for line in wrong:
+        print(line)
+    if wrong:
+        raise SystemExit(1)
+    print(f"{folder.name}: every figure is what its runs say")
+
+
+def _newest() -> Path:
+    """The newest record that is here, or one of today"""
+    there = sorted(RECORDS.glob("*_seed_table"))
+    return there[-1] if there else RECORDS / f"{date.today().isoformat()}_seed_table"
+
+
+#
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,281 @@
+"""
+# The record's page
+
+The README of a record is computed from its per-run files and from nothing else, so that it can be
+computed again.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.record.protocol import GROUPS, SEARCHES
+from experiments.record.results import classes, right
+from experiments.record.statistics import Margin, Spread, margin, spread
+
+# What the tutorial publishes, on the original images
+PUBLISHED = {"large": 85, "small": 80, "distilled": 82}
+
+Facts = dict[str, Any]
+
+
+def members(found: dict[str, Facts], group: str) -> list[Facts]:
+    """
+    ### The recorded runs of a group, by seed or trial
+    """
+    return sorted(
+        (f for f in found.values() if f["group"] == group), key=lambda f: (f["seed"], f["key"])
+    )
+
+
+def chosen(trials: Sequence[Facts]) -> Facts:
+    """
+    ### The trial with the highest accuracy on the held out images; the first of equals
+    """
+    return max(trials, key=lambda facts: facts["accuracy_valid"])
+
+
+def page(protocol: Facts, found: dict[str, Facts]) -> str:
+    """
+    ### The whole page
+
+    `protocol` is the record's `record.json`, `found` its runs by key.
+    """
+    parts = [
+        "# The seed's table, made again",
+        _introduction(protocol, found),
+        table(protocol, found),
+        _margin(protocol, found),
+        _searches(found),
+        _transferred(protocol, found),
+        "## Curves\n\n![test accuracy after each epoch](figures/curves.png)",
+        _runs(found),
+        _again(protocol, found),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def table(protocol: Facts, found: dict[str, Facts]) -> str:
+    """
+    ### The table, which stands at the top of the project's README too
+    """
+    lines = [
+        "| model | parameters | epochs | seeds | test accuracy | the tutorial's |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for group in ("large", "small", "distilled"):
+        lines.append(_row(group, found, protocol, f"{PUBLISHED[group]} %"))
+    for group in ("longer", "smoothing", "from_untrained", "labml"):
+        lines.append(_row(group, found, protocol, ""))
+    return "\n".join(lines)
+
+
+def _row(group: str, found: dict[str, Facts], protocol: Facts, published: str) -> str:
+    runs = members(found, group)
+    if not runs:
+        return f"| {GROUPS[group]} | | | | not run yet | {published} |"
+    shown = percent(spread([facts["accuracy"] for facts in runs]))
+    first = runs[0]
+    return (
+        f"| {GROUPS[group]} | {first['parameters']:,} | {first['config']['epochs']} | {len(runs)} "
+        f"| {shown} | {published} |"
+    )
+
+
+def percent(value: Spread, sign: str = "") -> str:
+    """
+    ### Mean ± standard deviation, in percent or points
+    """
+    mean = f"**{100 * value.mean:{sign}.2f} %**"
+    return mean if value.deviation is None else f"{mean} ± {100 * value.deviation:.2f}"
+
+
+def _introduction(protocol: Facts, found: dict[str, Facts]) -> str:
+    data, scale = protocol["data"], protocol["scale"]
+    missing = [GROUPS[g] for g in GROUPS if not members(found, g) and g != "untrained"]
+    lines = [
+        f"{data['train']:,} training images, {data['test']:,} test images. Accuracies are of the "
+        "last epoch, on all test images, and nothing was chosen on them; ± is the standard "
+        f"deviation over the seeds. Hyper-parameters of the small model were chosen on "
+        f"{scale['holdout']:,} held out training images, with {scale['trials']} trials for the "
+        f"plain student and {scale['trials']} for the distilled one; the students were then "
+        "trained on all training images. Plain and distilled students see the same "
+        f"{scale['views']} views of each image, so that the teacher is asked once for each.",
+    ]
+    if missing:
+        lines.append(
+            "**Parts that have not been run yet:** "
+            + "; ".join(missing)
+            + ". `python -m experiments.record` runs what is missing, and leaves what is here."
+        )
+    return "\n\n".join(lines)
+
+
+def paired(protocol: Facts, found: dict[str, Facts], first: str, second: str) -> Margin | None:
+    """
+    ### The margin of one group over another, for the seeds that both have
+    """
+    one = {facts["seed"]: facts for facts in members(found, first)}
+    two = {facts["seed"]: facts for facts in members(found, second)}
+    seeds = sorted(one.keys() & two.keys())
+    if not seeds:
+        return None
+    labels = protocol["labels"]
+    return margin([right(one[s], labels) for s in seeds], [right(two[s], labels) for s in seeds])
+
+
+def _margin(protocol: Facts, found: dict[str, Facts]) -> str:
+    lines = []
+    for first, second in (
+        ("distilled", "small"),
+        ("distilled", "smoothing"),
+        ("distilled", "from_untrained"),
+        ("distilled", "labml"),
+        ("distilled", "longer"),
+    ):
+        result = paired(protocol, found, first, second)
+        if result is not None:
+            lines.append(_margin_row(f"{GROUPS[first]} − {GROUPS[second]}", result))
+    if not lines:
+        return ""
+    head = [
+        "## The margin",
+        "The same seeds, compared pair by pair. SE (seeds) is the standard error of the mean "
+        "difference over seeds, with the p-value of a paired t-test; SE (images) is the standard "
+        "error over test images for these very models, with the p-value of McNemar's exact test "
+        "for each seed.",
+        "| difference | seeds | margin, points | SE (seeds) | p (t-test) | SE (images) "
+        "| only the first right | only the second | p (McNemar) |\n"
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    return "\n\n".join(head) + "\n" + "\n".join(lines)
+
+
+def _margin_row(title: str, m: Margin) -> str:
+    error = "" if m.over_seeds.error is None else f"{100 * m.over_seeds.error:.2f}"
+    p_seeds = "" if m.p_seeds is None else _p(m.p_seeds)
+    return (
+        f"| {title} | {m.over_seeds.n} | **{100 * m.over_seeds.mean:+.2f}** | {error} | {p_seeds} "
+        f"| {100 * m.image_error:.2f} | {m.gained} | {m.lost} | {', '.join(map(_p, m.p_images))} |"
+    )
+
+
+def _p(value: float) -> str:
+    return "<0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def _searches(found: dict[str, Facts]) -> str:
+    lines = []
+    for group, search in SEARCHES.items():
+        trials = members(found, search)
+        for facts in trials:
+            mark = " ←" if facts is chosen(trials) else ""
+            tried = ", ".join(f"{k}={v}" for k, v in facts["tried"].items())
+            lines.append(
+                f"| {GROUPS[group]} | {tried} | {100 * facts['accuracy_valid']:.2f} %{mark} |"
+            )
+    if not lines:
+        return ""
+    head = (
+        "## The search\n\nOne seed each, on held out training images, in shorter trainings; the "
+        "arrow marks what was taken. The teacher of these students had been trained on the images "
+        "held out here, which can flatter all of them alike.\n\n"
+        "| student | tried | accuracy on held out images |\n|---|---|---:|\n"
+    )
+    return head + "\n".join(lines)
+
+
+def _transferred(protocol: Facts, found: dict[str, Facts]) -> str:
+    rows, teacher = [], found.get("large")
+    for group in ("large", "small", "distilled", "smoothing", "from_untrained", "labml"):
+        runs = members(found, group)
+        if runs:
+            rows.append((group, runs))
+    if teacher is None or len(rows) < 2:
+        return ""
+    lines = [
+        "## What was transferred",
+        "Agreement is the share of test images where a student says what the large model says; KL "
+        "is KL(large ‖ student) on the test images, in nats, at T = 1; ECE is the expected "
+        "calibration error with 15 bins. Means over the seeds.",
+        "| model | agreement with the large model | KL | ECE |\n|---|---:|---:|---:|\n"
+        + "\n".join(_transfer_row(group, runs) for group, runs in rows),
+        "### Accuracy per class",
+        _per_class(protocol, rows),
+    ]
+    return "\n\n".join(lines)
+
+
+def _transfer_row(group: str, runs: list[Facts]) -> str:
+    def mean(key: str, text: str) -> str:
+        values = [facts[key] for facts in runs if facts[key] is not None]
+        return text.format(spread(values).mean) if values else ""
+
+    agreement = mean("agreement", "{:.2%}").replace("%", " %")
+    ece = mean("ece", "{:.2%}").replace("%", " %")
+    return f"| {GROUPS[group]} | {agreement} | {mean('kl', '{:.3f}')} | {ece} |"
+
+
+def _per_class(protocol: Facts, rows: list[tuple[str, list[Facts]]]) -> str:
+    labels = classes(protocol["labels"])
+    head = "| class | " + " | ".join(GROUPS[group] for group, _ in rows) + " |"
+    lines = [head, "|---|" + "---:|" * len(rows)]
+    for index, name in enumerate(protocol["data"]["classes"]):
+        of_class = labels == index
+        cells = []
+        for _, runs in rows:
+            shares = [float(right(f, protocol["labels"])[of_class].mean()) for f in runs]
+            cells.append(f"{100 * float(np.mean(shares)):.1f} %")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _runs(found: dict[str, Facts]) -> str:
+    lines = [
+        "## Every run",
+        "",
+        "Wall and CPU time are of all processes of a run, on a machine that did other work beside "
+        "it: they tell the order of magnitude.",
+        "",
+        "| part | run | seed | epochs | accuracy | wall | CPU | commit |",
+        "|---|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for facts in (f for group in GROUPS for f in members(found, group)):
+        accuracy = facts["accuracy_valid"] if "accuracy" not in facts else facts["accuracy"]
+        held_out = " (held out)" if "accuracy" not in facts else ""
+        lines.append(
+            f"| {facts['key']} | `{facts['run'][:8]}` | {facts['seed']} "
+            f"| {facts['config']['epochs']} | {100 * accuracy:.2f} %{held_out} "
+            f"| {_minutes(facts['wall_seconds'])} | {_minutes(facts['cpu_seconds'])} "
+            f"| {(facts['commit'] or '')[:8]} |"
+        )
+    return "\n".join(lines)
+
+
+def _minutes(seconds: float | None) -> str:
+    return "not noted" if seconds is None else f"{seconds / 60:.1f} min"
+
+
+def _again(protocol: Facts, found: dict[str, Facts]) -> str:
+    machines = {_machine(facts) for facts in found.values()}
+    lines = [
+        "## Made with",
+        "",
+        *sorted(f"* {m}" for m in machines),
+        "",
+        "Again: `python -m experiments.record --out FOLDER`, or run by run:",
+        "",
+        "```bash",
+        *[found[k]["command"] for g in GROUPS for k in [f["key"] for f in members(found, g)]],
+        "```",
+    ]
+    return "\n".join(lines)
+
+
+def _machine(facts: Facts) -> str:
+    machine, versions = facts["machine"], facts["versions"]
+    return (
+        f"{machine['processor']}, {facts['threads']} threads, {facts['precision']}, "
+        f"torch {versions['torch']}, Python {versions['python']}"
+    )
