@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 
-def _wide(device: torch.device) -> torch.dtype:
+def wide(device: torch.device) -> torch.dtype:
+    """float64, or float32 where the device has none."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
@@ -94,14 +95,14 @@ def vector(named: Mapping[str, torch.Tensor | float]) -> torch.Tensor:
         v.dtype == dtype and v.device == device for v in tensors
     )
     if not alike:
-        wide = {"dtype": _wide(device), "device": device}
+        like = {"dtype": wide(device), "device": device}
         values = [
-            v.to(**wide) if isinstance(v, torch.Tensor) else torch.tensor(float(v), **wide)
+            v.to(**like) if isinstance(v, torch.Tensor) else torch.tensor(float(v), **like)
             for v in values
         ]
     flat = [v if v.dim() == 0 else v.reshape(()) for v in values]
     with torch.no_grad():
-        return torch.stack(flat).to(_wide(device))
+        return torch.stack(flat).to(wide(device))
 
 
 @torch.no_grad()
