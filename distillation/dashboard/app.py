@@ -25,7 +25,13 @@ from distillation.dashboard.security import LOOPBACK, Guard
 from distillation.errors import CheckpointError, ConfigError, DataError, RunError
 
 PAGES = Path(__file__).with_name("pages")
-_STATUS = {ConfigError: 400, RunError: 404, DataError: 415, CheckpointError: 409}
+_STATUS = {
+    ConfigError: 400,
+    RunError: 404,
+    CheckpointError: 409,
+    DataError: 415,
+    RecursionError: 422,  # JSON nested a thousand deep
+}
 _TITLES = {
     "/": "runs",
     "/runs/{uuid}": "run",
@@ -52,7 +58,7 @@ def create_app(
     """
     api = Api(Path(root))
     pages = Pages(Path(root), api)
-    return Starlette(
+    app = Starlette(
         routes=[
             *(Route(path, pages.page(name)) for path, name in _TITLES.items()),
             *api.routes(),
@@ -66,6 +72,8 @@ def create_app(
             **dict.fromkeys(_STATUS, pages.refused),
         },
     )
+    app.state.catalogue = api.catalogue
+    return app
 
 
 def plotly_script() -> Path:

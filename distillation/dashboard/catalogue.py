@@ -1,4 +1,8 @@
-"""The runs under a root as the pages list them; what did not change on disk is not read again."""
+"""The runs under a root as the pages list them; what did not change on disk is not read again.
+
+Paths are texts in what every poll does for every file of every run.
+"""
+# ruff: noqa: PTH112, PTH118
 
 from __future__ import annotations
 
@@ -27,12 +31,17 @@ from distillation.runs.metrics import is_quiet
 from distillation.runs.places import CONFIG, METRICS, RUN, is_experiment, is_uuid
 
 _SHOWN = 200  # characters of a configuration value that the list gives
+_FILES = (RUN, CONFIG, METRICS, notes.FILE)  # that an entry is made of
 _EPOCHS = ("epochs", "max_epochs", "max_epoch")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A run as the catalogue knows it; `facts` is what `/api/runs` says of it."""
+    """A run as the catalogue knows it.
+
+    `info` is run.json without its summary, `config` the whole configuration with dotted keys,
+    `facts` what `/api/runs` says of the run and `text` the same as JSON.
+    """
 
     path: Path
     info: dict
@@ -68,24 +77,24 @@ class Catalogue:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._known: dict[Path, tuple[tuple, Entry]] = {}
+        self._known: dict[str, tuple[tuple, Entry]] = {}
         self._guard = threading.Lock()
 
     def listing(self) -> Listing:
         """All runs as they are now."""
         entries: list[Entry] = []
         problems: list[dict] = []
-        known: dict[Path, tuple[tuple, Entry]] = {}
+        known: dict[str, tuple[tuple, Entry]] = {}
         with self._guard:
             for folder in _run_folders(self.root, problems):
                 try:
                     signs, entry = self._entry(folder)
                 except RunError as error:
-                    problems.append(_problem(self.root, folder, str(error)))
+                    problems.append(_problem(self.root, Path(folder), str(error)))
                     continue
                 known[folder] = signs, entry
                 entries.append(entry)
-                problems += [_problem(self.root, folder, text) for text in entry.problems]
+                problems += [_problem(self.root, entry.path, text) for text in entry.problems]
             self._known = known
         entries.sort(key=lambda e: (e.facts["created"], e.uuid), reverse=True)
         by_uuid: dict[str, Entry] = {}
@@ -104,8 +113,8 @@ class Catalogue:
             return None
         with self._guard:
             for experiment in _subfolders(self.root, None):
-                folder = self.root / experiment / uuid
-                if is_experiment(experiment) and folder.is_dir():
+                folder = os.path.join(self.root, experiment, uuid)
+                if is_experiment(experiment) and os.path.isdir(folder):
                     try:
                         signs, entry = self._entry(folder)
                     except RunError:
@@ -114,17 +123,17 @@ class Catalogue:
                     return entry
         return None
 
-    def _entry(self, folder: Path) -> tuple[tuple, Entry]:
-        signs = tuple(signature(folder / name) for name in (RUN, CONFIG, METRICS, notes.FILE))
+    def _entry(self, folder: str) -> tuple[tuple, Entry]:
+        signs = tuple(signature(os.path.join(folder, name)) for name in _FILES)
         known = self._known.get(folder)
         # Only a run that is held can change its status while run.json stays as it is
         if known is not None and known[0] == signs and known[1].status != "running":
             return known
         if known is not None and known[0] == signs:
-            status = _status(Run(folder, known[1].info))
+            status = _status(Run(known[1].path, known[1].info))
             if status == known[1].status:
                 return known
-        return signs, _read(folder, signs)
+        return signs, _read(Path(folder), signs)
 
 
 def _read(folder: Path, signs: tuple[Signature | None, ...]) -> Entry:
@@ -133,7 +142,7 @@ def _read(folder: Path, signs: tuple[Signature | None, ...]) -> Entry:
     except RecursionError as error:
         raise RunError(f"{folder / RUN} cannot be read: {error}") from error
     problems: list[str] = []
-    info = run.info
+    info = {key: value for key, value in run.info.items() if key != "summary"}
     config = _config(folder, problems)
     note = notes.read(folder, problems)
     rows = last_rows(folder / METRICS, whole_tail=not run.summary)
@@ -215,12 +224,12 @@ def _number(value: object) -> int | float | None:
     return value if abs(value) < math.inf else None
 
 
-def _run_folders(root: Path, problems: list[dict]) -> Iterator[Path]:
+def _run_folders(root: Path, problems: list[dict]) -> Iterator[str]:
     for experiment in _subfolders(root, problems):
         if is_experiment(experiment):
             for name in _subfolders(root / experiment, problems, root):
                 if is_uuid(name):
-                    yield root / experiment / name
+                    yield os.path.join(root, experiment, name)
 
 
 def _subfolders(parent: Path, problems: list[dict] | None, root: Path | None = None) -> list[str]:

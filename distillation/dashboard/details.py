@@ -17,15 +17,13 @@ from distillation.runs.run import steps
 LARGEST = 1 << 20  # bytes of a file that is shown
 _LOGS = (".log", ".out", ".err")  # a program's own output; newest first
 _LABML = ("log.jsonl",)  # what labml tracked
-_SAID = ("uuid", "name", "comment", "status", "started", "ended", "seed", "parent", "summary")
+_SAID = ("uuid", "name", "comment", "status", "started", "ended", "seed", "parent")
 
 
 def details(entry: Entry, series: Series, children: list[str]) -> dict:
     """What `/api/runs/{uuid}` says besides what the list says."""
     with series.guard:
-        names = sorted(
-            {*entry.facts["metrics"], *(entry.info.get("summary") or {}), *series.columns}
-        )
+        names = sorted({*entry.facts["metrics"], *series.columns})
         damage = series.problem()
     error = entry.info.get("error")
     environment = {k: v for k, v in entry.info.items() if k not in (*_SAID, "error")}

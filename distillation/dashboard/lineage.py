@@ -7,7 +7,7 @@ from distillation.runs.metrics import main_values
 
 
 def lineage(listing: Listing) -> dict:
-    """{"nodes": […], "edges": [{"teacher", "student"}]}; a teacher not in the store is "missing"."""
+    """{"nodes": […], "edges": [{"teacher", "student"}]}; one not in the store is "missing"."""
     nodes = [_node(entry) for entry in listing.entries.values()]
     edges = []
     missing: dict[str, dict] = {}

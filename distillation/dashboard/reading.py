@@ -17,10 +17,10 @@ Signature = tuple[int, int, int]
 _TAIL = 1 << 13  # bytes; the last row of a metrics file is looked for in so many, then in more
 
 
-def signature(path: Path) -> Signature | None:
+def signature(path: str | os.PathLike) -> Signature | None:
     """What changes whenever a file does: inode, size, time of change; None where there is none."""
     try:
-        found = path.stat()
+        found = os.stat(path)  # noqa: PTH116
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns

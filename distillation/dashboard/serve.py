@@ -66,6 +66,8 @@ def serve(root: Path, door: Door, *, open_browser: bool = False) -> None:
     )
     ready = (lambda: _open(door.url)) if open_browser else (lambda: None)
     server = _Server(config, ready)
+    # A thousand runs take half a second, the first time: begin before a browser asks
+    threading.Thread(target=app.state.catalogue.listing, daemon=True).start()
     try:
         server.run(sockets=[door.socket])
     except KeyboardInterrupt:
