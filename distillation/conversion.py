@@ -30,7 +30,7 @@ def convert(model: Any, mode: Any = None, **config: Any) -> nn.Module:
             layer's input, to give its output; all else is frozen) and "export_student". The
             configuration is a `KDLossConfig` or a dict. An empty list changes nothing.
         config: instead of `mode`, the configuration of "kd_loss": `convert(model,
-            teacher_model=…, criterion=…)`.
+            teacher_model=…, criterion=…, teacher_table=…)`.
 
     Returns:
         The same object. Its class is a subclass of (`DistillationModel`, its own class).
@@ -83,13 +83,18 @@ def _apply_distiller(
     student: nn.Module, name: str, config: KDLossConfig, undo: list[Callable[[], object]]
 ) -> None:
     _refuse_student(student)
-    distiller = DISTILLERS[name](
-        student,
-        config.teacher_model,
-        config.criterion,
-        config.loss_balancer,
-        teacher_mode=config.teacher_mode,
-    )
+    teacher, opened = _teacher(name, config)
+    try:
+        distiller = DISTILLERS[name](
+            student,
+            teacher,
+            config.criterion,
+            config.loss_balancer,
+            teacher_mode=config.teacher_mode,
+        )
+    finally:
+        if opened:
+            teacher.release()  # the distiller has a hold of its own
     undo.append(distiller.release)
     if not config.expose_minimal_state_dict and distiller.teacher.module is None:
         raise ConfigError(
@@ -102,6 +107,28 @@ def _apply_distiller(
         DistillationModel,
     )
     undo.append(lambda: detach(student))
+
+
+def _teacher(name: str, config: KDLossConfig) -> tuple[Any, bool]:
+    """The teacher as given, or the table before it; and whether it was opened here."""
+    from distillation.table_option import is_online, table_source, teacher_layers
+
+    if is_online(config.teacher_table):
+        return config.teacher_model, False
+    if name == "layerwise_kd":
+        raise ConfigError(
+            "layerwise_kd runs the student's layers on what the teacher's layers see, which no "
+            "table holds; leave teacher_table out"
+        )
+    if config.teacher_mode != "eval":
+        raise ConfigError(
+            f"teacher_table needs a teacher whose outputs stay the same, so teacher_mode='eval', "
+            f"not {config.teacher_mode!r}"
+        )
+    options = dict(config.table_options or {})
+    options["layers"] = options.get("layers") or teacher_layers([config.criterion])
+    table = table_source(config.teacher_model, config.teacher_table, config.table_data, **options)
+    return table, True
 
 
 def _apply_export(

@@ -11,6 +11,10 @@ from torch import nn
 from distillation.errors import ConfigError, unknown
 
 MODES = ("kd_loss", "layerwise_kd", "export_student")
+TABLE_OPTIONS = (
+    *("precision", "channels_last", "epochs", "root", "layers", "codec"),
+    *("on_mismatch", "announce", "device", "resident", "say"),
+)
 
 
 @dataclass(kw_only=True)
@@ -29,18 +33,33 @@ class KDLossConfig:
             `_teacher_model.`; it is never in `parameters()`.
         teacher_mode: "eval"; "follow": frozen, but its dropout and batch norm follow `train()`;
             "train": not frozen, autograd sees it.
+        teacher_table: answer for the teacher from a table of its outputs: "auto", a folder, or a
+            `TeacherTable` (then `teacher_model` may be left out); None or "off" runs the teacher.
+            A batch says which entries it needs: `compute_kd_loss(…, sample=…, view=…)`.
+        table_data: what "auto" or a folder is a table of: the loader that the student trains on,
+            or `distillation.table.Inputs` made by hand.
+        table_options: of that table, as `distillation.table_option.table_source` takes them:
+            `precision` and `channels_last` of the script's forward passes, `root` of the run
+            store, `epochs`, `layers`, ….
     """
 
-    teacher_model: Any
+    teacher_model: Any = None
     criterion: nn.Module | Mapping[tuple[str, str], nn.Module]
     loss_balancer: nn.Module | None = None
     expose_minimal_state_dict: bool = True
     teacher_mode: str = "eval"
+    teacher_table: Any = None
+    table_data: Any = None
+    table_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("teacher_model", "criterion"):
+        from distillation.table import TeacherTable
+
+        given = isinstance(self.teacher_table, TeacherTable)
+        for name in ("criterion",) if given else ("teacher_model", "criterion"):
             if getattr(self, name) is None:
                 raise ConfigError(f"{name} is missing; give it in the configuration")
+        check_table_config(self.teacher_table, self.table_data, self.table_options)
 
     @classmethod
     def of(cls, given: KDLossConfig | Mapping[str, Any] | None, mode: str) -> KDLossConfig:
@@ -61,7 +80,30 @@ class KDLossConfig:
         for key in given:
             if key not in names:
                 raise ConfigError(unknown(f"key in the configuration of {mode!r}:", key, names))
-        return cls(**{"teacher_model": None, "criterion": None, **given})
+        return cls(**{"criterion": None, **given})
+
+
+def check_table_config(table: Any, data: Any, options: Any) -> None:
+    """Raise `ConfigError` for parts of the table's configuration that are missing or unused."""
+    from distillation.table import TeacherTable
+    from distillation.table_option import is_online
+
+    made = isinstance(table, TeacherTable)
+    if made or is_online(table):
+        why = "a TeacherTable has its own" if made else "there is no teacher_table"
+        for name, value in (("table_data", data), ("table_options", options)):
+            if value is not None:
+                raise ConfigError(f"{name} has no use: {why}")
+    elif data is None:
+        raise ConfigError(
+            f"teacher_table={table!r} needs table_data: the loader that the student trains on (a "
+            "TensorLoader), or Inputs of distillation.table for data of your own"
+        )
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigError(f"table_options must be a dict, not {type(options).__name__}")
+    for name in options or ():
+        if name not in TABLE_OPTIONS:
+            raise ConfigError(unknown("key in table_options:", name, TABLE_OPTIONS))
 
 
 def parse_modes(mode: object) -> list[tuple[str, KDLossConfig | None]]:

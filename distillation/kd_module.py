@@ -131,6 +131,11 @@ class KDModule(nn.Module):
         return self._guest.own_source
 
     @property
+    def answering_source(self) -> TeacherSource:
+        """The source that answers for the present split: its table where there is one."""
+        return self._guest.source
+
+    @property
     def distiller(self) -> Distiller:
         """The core that runs the present student and the teacher."""
         return self._guest.distiller(self.student)

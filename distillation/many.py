@@ -25,19 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distillation import runs
-from distillation.checkpoint import load_strict
-from distillation.distiller import Distiller
-from distillation.errors import CheckpointError, ConfigError, TeacherError, unknown
+from distillation.errors import CheckpointError, ConfigError, unknown
 from distillation.frozen_teacher import TeacherSource
 from distillation.losses import LogitsDistillationLoss, StaticLossBalancer
-from distillation.meters import Meters
-from distillation.models.facts import model_facts, parameter_count
-from distillation.references import noted
-from distillation.rng import get_rng_state, seed_everything, set_rng_state
+from distillation.many_lane import PRECISIONS, Lane, SharedOutput
 from distillation.teacher import as_teacher
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
 @dataclass
@@ -87,6 +79,7 @@ def distill_many(
     *,
     epochs: int,
     valid_loaders: Mapping[str, Iterable] | None = None,
+    teacher_table: Any = None,
     precision: str = "fp32",
     device: str | torch.device = "cpu",
     root: str | PathLike | None = None,
@@ -103,6 +96,9 @@ def distill_many(
         loader: of `distillation.data`, so that the stream can be taken up again in the middle.
         epochs: passes over the loader.
         valid_loaders: by split name; accuracy and cross entropy after each epoch.
+        teacher_table: answer for the teacher from a table of its outputs: "auto" (beside the runs
+            of `root`), a folder, or a `TeacherTable`, with the layers that the criteria name; None
+            runs the teacher, once for each batch.
         precision: "fp32", or autocast in "bf16".
         root: of the run store. Given, each student is a run of `experiment` with checkpoints at
             least every `save_seconds`, and the teacher's run as its parent; None records nothing.
@@ -117,13 +113,13 @@ def distill_many(
     """
     _check(students, loader, epochs, precision, resume, root)
     device = torch.device(device)
-    source = as_teacher(teacher)
-    shared = _SharedOutput(source)
+    source = _source(teacher, teacher_table, students, loader, epochs, precision, device, root)
+    shared = SharedOutput(source)
     with ExitStack() as stack:
         stack.callback(source.release)
         steps = epochs * len(loader)
         lanes = {
-            name: stack.enter_context(_Lane(student, shared, steps, precision, device))
+            name: stack.enter_context(Lane(student, shared, steps, precision, device))
             for name, student in students.items()
         }
         if root is not None:
@@ -137,6 +133,31 @@ def distill_many(
             name: StudentResult(lane.student.model, lane.rows, lane.run_uuid)
             for name, lane in lanes.items()
         }
+
+
+def _source(teacher, table, students, loader, epochs, precision, device, root) -> TeacherSource:
+    """The teacher on its device, or the table before it; the caller releases it."""
+    from distillation.table_option import TRAIN, is_online, table_sources, teacher_layers
+
+    if teacher is None and is_online(table):
+        raise ConfigError("teacher is missing; give it, or a TeacherTable as teacher_table")
+    source = None if teacher is None else as_teacher(teacher).to(device)
+    if is_online(table):
+        return source
+    try:
+        return table_sources(
+            source,
+            table,
+            {TRAIN: loader},
+            precision=precision,
+            device=device,
+            epochs=epochs,
+            layers=teacher_layers([student.criterion for student in students.values()]),
+            root=root,
+        )[TRAIN]
+    finally:
+        if source is not None:
+            source.release()  # the table has a hold of its own
 
 
 def _train(lanes, shared, loader, epochs, epoch, start, valid_loaders, save_seconds) -> None:
@@ -162,182 +183,7 @@ def _train(lanes, shared, loader, epochs, epoch, start, valid_loaders, save_seco
         saved = time.monotonic()
 
 
-class _SharedOutput(TeacherSource):
-    """The teacher's output for the batch at hand, asked for once and given to every student."""
-
-    def __init__(self, source: TeacherSource):
-        self.source = source
-        self._images: Tensor | None = None
-        self._output: Any = None
-
-    @property
-    def fingerprint(self) -> str:
-        return self.source.fingerprint
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        return getattr(self.source, "layers", ())
-
-    @property
-    def recorded(self) -> Mapping[str, Tensor]:
-        return self.source.recorded
-
-    def refuse_student(self, student: nn.Module) -> None:
-        self.source.refuse_student(student)
-
-    def look(self, images: Tensor, keys: Mapping[str, Tensor]) -> None:
-        self._images, self._output = images, self.source(images, **keys)
-
-    def __call__(self, images: Any, *, sample: Any = None, view: Any = None) -> Any:
-        if images is not self._images:
-            raise TeacherError("a student was given another batch than the teacher")
-        return self._output
-
-
-class _Lane:
-    """One student in training: what belongs to it alone."""
-
-    def __init__(self, student, shared: _SharedOutput, steps: int, precision: str, device):
-        self.student, self.device, self.precision = student, device, precision
-        self.model = student.model.to(device)
-        shared.refuse_student(self.model)
-        self.distiller = Distiller(self.model, shared, student.criterion, student.balancer)
-        parts = nn.ModuleList(student.losses())
-        if student.balancer is not None:
-            parts.append(student.balancer)
-        self.losses = parts.to(device)
-        self.optimizer = student.optimizer([*self.model.parameters(), *self.losses.parameters()])
-        self.scheduler = student.schedule(self.optimizer, steps) if student.schedule else None
-        self.meters, self.rows, self.samples = Meters(), [], 0
-        self.recorder, self.run_uuid = None, None
-        outside = get_rng_state()
-        seed_everything(student.seed)
-        self.rng = get_rng_state()
-        set_rng_state(outside)
-        self._modes = {module: module.training for module in self.model.modules()}
-        self._stack = ExitStack()
-
-    def __enter__(self) -> _Lane:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        """End its run as things stand, take the hooks off, give the model its flags back."""
-        self.distiller.release()
-        for module, training in self._modes.items():
-            module.training = training
-        self._stack.__exit__(*error)
-
-    def autocast(self):
-        dtype = PRECISIONS[self.precision]
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
-
-    def step(self, images: Tensor, labels: Tensor) -> None:
-        """One update, drawing from this student's own random numbers."""
-        outside = get_rng_state()
-        set_rng_state(self.rng)
-        self.model.train()
-        with self.autocast():
-            output = self.distiller.forward(images)
-        label_loss = self.student.label_loss
-        own = None if label_loss is None else label_loss(output.float(), labels)
-        loss = self.distiller.compute_kd_loss(own)
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.scheduler is not None:
-            self.scheduler.step()
-        self.rng = get_rng_state()
-        set_rng_state(outside)
-        self.samples += len(labels)
-        self.meters.add({"loss": loss, **self.distiller.last_losses}, len(labels))
-
-    @torch.no_grad()
-    def finish_epoch(self, epoch: int, valid_loaders: Mapping[str, Iterable]) -> None:
-        row = {f"{name}.train": value for name, value in self.meters.compute().items()}
-        self.meters.reset()
-        self.model.eval()
-        for split, loader in valid_loaders.items():
-            meters = Meters()
-            for batch in loader:
-                images, labels = (t.to(self.device) for t in batch[:2])
-                with self.autocast():
-                    output = self.model(images)
-                right = (output.argmax(-1) == labels).float().mean()
-                loss = F.cross_entropy(output.float(), labels)
-                meters.add({"accuracy": right, "loss": loss}, len(labels))
-            row.update({f"{name}.{split}": value for name, value in meters.compute().items()})
-        self.rows.append(row)
-        if self.recorder is not None:
-            self.recorder.log(self.samples, epoch, row)
-
-    # -- its run
-
-    def record(self, name, source, experiment, root, uuid, shape) -> None:
-        """Begin its run, or go on with the run `uuid`; `shape` is that of an image, if known."""
-        if uuid is not None:
-            self.recorder = self._stack.enter_context(runs.resume(uuid, root))
-        else:
-            reference = noted(self.model)
-            self.recorder = self._stack.enter_context(
-                runs.create(
-                    experiment,
-                    name=name,
-                    config={**self.student.config, "precision": self.precision},
-                    parent=source.run_uuid,
-                    seed=self.student.seed,
-                    model=None if reference is None else reference.to_json(),
-                    root=root,
-                    keep=2,  # a kill between two students' checkpoints leaves one in common
-                )
-            )
-            teacher = {"run": source.run_uuid, "fingerprint": source.fingerprint}
-            self.recorder.update(teacher=teacher, facts=self._facts(shape))
-        self.run_uuid = self.recorder.uuid
-        known = self.recorder.run.info["teacher"]["fingerprint"]
-        if known != source.fingerprint:
-            raise TeacherError(
-                f"run {self.run_uuid[:8]} learns from a teacher of other weights; start a new run"
-            )
-
-    def _facts(self, shape: tuple[int, ...] | None) -> dict[str, Any]:
-        if shape is None:
-            return {"parameters": parameter_count(self.model)}
-        return model_facts(self.model, shape)
-
-    def save(self, epoch: int, batch: int) -> None:
-        """Write a checkpoint from which this student goes on at `batch` of `epoch`."""
-        if self.recorder is None:
-            return
-        state = {
-            "epoch": epoch,
-            "batch": batch,
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-            "meters": self.meters.state_dict(),
-            "rows": self.rows,
-            "rng": self.rng,
-        }
-        weights = {"model": self.model.state_dict()}
-        if self.losses.state_dict():
-            weights["losses"] = self.losses.state_dict()
-        self.recorder.save_checkpoint(self.samples, weights, state)
-
-    def load(self, step: int) -> tuple[int, int]:
-        """Go back to the checkpoint at `step`; returns the epoch and batch to go on with."""
-        checkpoint = self.recorder.load_checkpoint(step)
-        load_strict(self.model, checkpoint.weights["model"], what=f"run {self.run_uuid[:8]}")
-        load_strict(self.losses, checkpoint.weights.get("losses", {}), what="its losses")
-        state = checkpoint.state
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-        self.meters.load_state_dict(state["meters"])
-        self.rows, self.rng, self.samples = list(state["rows"]), state["rng"], step
-        self.recorder.rewind(step)
-        return state["epoch"], state["batch"]
-
-
-def _common_start(lanes: Mapping[str, _Lane]) -> tuple[int, int]:
+def _common_start(lanes: Mapping[str, Lane]) -> tuple[int, int]:
     """Load the last checkpoint that all students have."""
     present = {name: set(lane.recorder.run.checkpoints) for name, lane in lanes.items()}
     common = set.intersection(*present.values())

@@ -19,8 +19,24 @@ from typing import Any
 from torch import Tensor, nn
 
 from distillation.carried import Carried
+from distillation.errors import TeacherError
+from distillation.teacher import TeacherSource
 
 __all__ = ["DistillationModel"]
+
+
+def running(teacher: TeacherSource) -> TeacherSource:
+    """The source that answers without keys: of a table, the teacher behind it.
+
+    Raises `TeacherError` for a table that was opened without its teacher.
+    """
+    behind = getattr(teacher, "teacher", None) if teacher.keyed else teacher
+    if behind is None:
+        raise TeacherError(
+            "the teacher is a table without a model, which only answers by sample and view; open "
+            "the table with its teacher"
+        )
+    return behind
 
 
 class DistillationModel(Carried):
@@ -37,7 +53,7 @@ class DistillationModel(Carried):
         """What `forward` does: teacher, then student; the student's output."""
         carried = self._kd
         if carried.only_teacher:
-            return carried.distiller.teacher.run(args, kwargs)
+            return running(carried.distiller.teacher).run(args, kwargs)
         if carried.only_student:
             return self._student_forward(*args, **kwargs)
         return carried.distiller.run(self._student_forward, args, kwargs)

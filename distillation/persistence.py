@@ -19,7 +19,7 @@ from distillation.conversion import convert, export
 from distillation.criterion import Criterion
 from distillation.distiller import Distiller
 from distillation.errors import CheckpointError, ConfigError, TeacherError
-from distillation.kd_config import KDLossConfig, build_model
+from distillation.kd_config import KDLossConfig, build_model, check_table_config
 from distillation.meta_model import DistillationModel
 from distillation.teacher import TeacherSource, as_teacher, rebuild
 from distillation.trust import as_tuple
@@ -74,6 +74,9 @@ def restore(
     student_only: bool = False,
     trust: Iterable[str | Callable[..., Any]] = (),
     allow_changed_teacher: bool = False,
+    teacher_table: Any = None,
+    table_data: Any = None,
+    table_options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Load what `save` wrote into `model`, in place, and convert it as it was.
 
@@ -90,6 +93,8 @@ def restore(
             `__main__` and of the student's module, and model functions of `distillation.models`,
             torchvision and timm: module names, "package.module:name", or the callables themselves.
         allow_changed_teacher: go on with a teacher whose weights are not those it had.
+        teacher_table, table_data, table_options: as in `KDLossConfig`. The file does not say
+            whether the teacher was a table: that changes what a step costs, not what it teaches.
 
     Returns:
         The model: converted, or plain when the file is a plain model's, or with `student_only`.
@@ -109,12 +114,17 @@ def restore(
     about = state["distillation"]
     if student_only or about is None:
         given = {"teacher": teacher, "criterion": criterion, "loss_balancer": loss_balancer}
+        given |= {"teacher_table": teacher_table, "table_data": table_data}
+        given |= {"table_options": table_options}
         for name, value in given.items():
             if value is not None:
                 why = "student_only=True" if student_only else f"{path} holds a plain model"
                 raise ConfigError(f"{name}= has no use here: {why}")
         return checkpoint.load_strict(student, state["student"], what=str(path))
     names = {"trust": as_tuple(trust), "home_module": type(student).__module__}
+    check_table_config(teacher_table, table_data, table_options)
+    if teacher is None and isinstance(teacher_table, TeacherSource):
+        teacher = teacher_table
     made_criterion = _criterion(about["criterion"], criterion, names)
     made_balancer = _balancer(about["balancer"], loss_balancer, names)
     source = _teacher(about["teacher"], teacher, allow_changed_teacher, names)
@@ -124,6 +134,9 @@ def restore(
             criterion=made_criterion,
             loss_balancer=made_balancer,
             expose_minimal_state_dict=about["expose_minimal_state_dict"],
+            teacher_table=teacher_table,
+            table_data=table_data,
+            table_options=table_options,
         )
         convert(student, mode=[(about["mode"], config)])
     finally:
@@ -151,7 +164,7 @@ def _described(model: DistillationModel) -> dict[str, Any]:
             "description": teacher.describe(),
             "fingerprint": teacher.fingerprint,
             "mode": teacher.mode,
-            "name": type(model.teacher_model).__name__,
+            "name": _name(teacher),
         },
         "criterion": {
             "pairs": [list(key) for key in keys],
@@ -168,6 +181,13 @@ def _described(model: DistillationModel) -> dict[str, Any]:
             "state": _whole(balancer.state_dict()),
         },
     }
+
+
+def _name(teacher: TeacherSource) -> str:
+    """Class of the teacher; of a table's, that of the model behind it."""
+    behind = getattr(teacher, "teacher", None) if teacher.keyed else None
+    source = teacher if behind is None else behind
+    return type(source if source.module is None else source.module).__name__
 
 
 def _whole(state: Mapping[str, Any]) -> dict[str, Any]:

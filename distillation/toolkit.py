@@ -29,7 +29,8 @@ from distillation.engine import Engine
 from distillation.errors import ConfigError
 from distillation.hooks import Hooks
 from distillation.rng import get_rng_state, set_rng_state
-from distillation.toolkit_models import ToolkitLoss, ToolkitModule
+from distillation.table_option import is_online
+from distillation.toolkit_models import ToolkitLoss, ToolkitModule, follows_contract
 from distillation.toolkit_options import ToolkitOptions
 from distillation.trainer import KDTrainer
 from distillation.trainer.flags import KeepFlags
@@ -110,6 +111,12 @@ class KnowledgeDistillationTraining:
 
             teacher = runs.find(teacher, options.ckpt_root_dir)
         module = ToolkitModule(self.student_model, teacher, options.temperature)
+        if follows_contract(module.teacher) and not is_online(options.teacher_table):
+            module.release()
+            raise ConfigError(
+                "teacher_table keeps one tensor of logits for each image; a teacher of the dict "
+                "contract returns a dict. Give a plain model, or leave teacher_table out"
+            )
         loss = ToolkitLoss(options.final_loss_coeff_dict, options.temperature)
         params = options.training_params(loss=loss, **module.adapters())
         logged = {"toolkit": options.logged(), "logging_param": dict(options.logging_param)}

@@ -67,7 +67,7 @@ class ToolkitModule(KDModule):
             return super().forward(*args, sample=sample, view=view, **kwargs)
         (batch,) = args
         positional, named = self._call(self.teacher, batch)
-        teacher = self.teacher_source(*positional, sample=sample, view=view, **named)
+        teacher = self.answering_source(*positional, sample=sample, view=view, **named)
         positional, named = self._call(self.student, batch)
         return KDOutput(self.student(*positional, **named), teacher)
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from distillation.errors import ConfigError, unknown
+from distillation.table.teacher_table import TeacherTable
 from distillation.trainer.description import plain
 from distillation.trainer.schema import build, option
 
@@ -66,6 +67,15 @@ class ToolkitOptions:
     accumulate_grad_batches: int = option(1, (int,), "Batches a step.", example="4", **_COUNT)
     precision: Any = option(
         32, (int, str), "16 is bf16 on a CPU.", example="16", valid="32, 16 or bf16"
+    )
+    teacher_table: Any = option(
+        None,
+        (str, Path, bool, None, TeacherTable),
+        "Answer for the teacher from a table of its outputs: `auto` (beside the runs of "
+        "`ckpt_root_dir`), a folder, or a `TeacherTable`. Needs a loader whose batches carry keys.",
+        example='"auto"',
+        valid="`auto`, a folder, a TeacherTable, or None (`off`) for the teacher itself",
+        check=lambda value: value is not True,
     )
     seed: int = option(
         32, (int,), "Of the order of the data, and dropout.", example="1", **_NATURAL
@@ -150,6 +160,7 @@ class ToolkitOptions:
             "resume_path": self.resume_from_checkpoint or None,
             "silent_mode": self.silent_mode,
             "trackers": self.trackers(),
+            "teacher_table": self.teacher_table,
             **schedule,
             **more,
         }

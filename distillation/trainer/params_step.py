@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from distillation.table.teacher_table import TeacherTable
 from distillation.trainer.schema import one_of, option, positive
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -81,11 +82,13 @@ class StepParams:
     )
     teacher_table: Any = option(
         None,
-        (str, Path, bool, None),
+        (str, Path, bool, None, TeacherTable),
         "Answer for the teacher from a table of its outputs, computed once and kept: `auto` (in "
-        "the run store's root) or a folder. Needs a `TensorLoader` with finite views. (KDTrainer)",
+        "the run store's root), a folder, or a `TeacherTable`. It is filled in `mixed_precision` "
+        "and the loader's memory format, with the layers that a criterion names. Needs a "
+        "`TensorLoader` with finite views, or a `ReplayableLoader`. (KDTrainer)",
         example='"auto"',
-        valid="`auto`, a folder, or None for the teacher itself",
+        valid="`auto`, a folder, a TeacherTable, or None (`off`) for the teacher itself",
         check=lambda value: value is not True,
         **_STEP,
     )

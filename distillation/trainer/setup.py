@@ -13,6 +13,7 @@ from torch import nn
 from distillation.engine import Engine
 from distillation.errors import ConfigError
 from distillation.progress import Progress
+from distillation.table_option import is_online
 from distillation.trainer import loaders
 from distillation.trainer.batches import take_apart
 from distillation.trainer.callbacks import (
@@ -29,7 +30,7 @@ from distillation.trainer.params import TrainingParams
 from distillation.trainer.schedules import Schedule
 from distillation.trainer.sharding import WholeOptimizer, check_fsdp
 from distillation.trainer.sync_bn import synchronise_batch_norm
-from distillation.trainer.task import ONLINE, KDTask, OwnState, Task
+from distillation.trainer.task import KDTask, OwnState, Task
 from distillation.trainer.trackers import Trackers
 from distillation.trainer.training import TRAIN, Training
 
@@ -107,8 +108,9 @@ class Setup:
         )
         task.to(self.device)
         if isinstance(task, KDTask):
-            task.use_tables({TRAIN: self.train_loader, **self.valid_loaders}, root)
-        elif params.teacher_table not in ONLINE:
+            loaders_ = {TRAIN: self.train_loader, **self.valid_loaders}
+            task.use_tables(loaders_, root, accelerator)
+        elif not is_online(params.teacher_table):
             raise ConfigError("training parameter 'teacher_table' needs a teacher: use KDTrainer.")
         if params.fsdp:
             check_fsdp(params, accelerator, task.extra_parameters())

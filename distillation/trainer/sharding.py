@@ -23,6 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from distillation.errors import ConfigError
+from distillation.table_option import is_online
 from distillation.trainer.params import TrainingParams
 
 _FULL = StateDictOptions(full_state_dict=True)
@@ -37,7 +38,8 @@ def check_fsdp(params: TrainingParams, accelerator: Accelerator, extra: list) ->
         )
     together = ("ema", "sync_bn", "torch_compile", "average_best_models", "teacher_table")
     for name in together:
-        if getattr(params, name):
+        value = getattr(params, name)
+        if value and not (name == "teacher_table" and is_online(value)):
             raise ConfigError(f"training parameters 'fsdp' and {name!r} do not go together.")
     if extra:
         raise ConfigError(

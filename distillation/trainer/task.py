@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from distillation.errors import ConfigError, ShapeError
 from distillation.frozen_teacher import FrozenTeacher
 from distillation.kd_module import KDModule, KDOutput, takes_keys
 from distillation.losses.interface import accepts
-from distillation.table.attach import ONLINE, with_tables
+from distillation.table_option import is_online, table_sources, teacher_layers
 from distillation.trainer.batches import Parts, plain_output
 from distillation.trainer.criteria import LossCall, check_takes_pairs, make_loss, single
 from distillation.trainer.metrics import slug
@@ -274,17 +275,38 @@ class KDTask(Task):
     def answer_for(self, split: str) -> None:
         self.net.answer_for(split)
 
-    def use_tables(self, loaders: Mapping[str, Any], root: Any) -> None:
-        """Put tables of outputs before the teacher, where `teacher_table` asks for them."""
+    def use_tables(self, loaders: Mapping[str, Any], root: Any, accelerator: Accelerator) -> None:
+        """Put tables of outputs before the teacher, where `teacher_table` asks for them.
+
+        They are filled in the accelerator's precision and each loader's memory format: as the
+        teacher runs here.
+        """
         wanted = self.params.teacher_table
-        if wanted in ONLINE:
+        if is_online(wanted):
             return
         if not self.net.run_teacher_on_eval:
             raise ConfigError(
                 "teacher_table needs a teacher whose outputs stay the same; with "
                 "run_teacher_on_eval=False they depend on the batch."
             )
-        tables = with_tables(self.net.teacher_source.source, wanted, loaders, root=root)
+        if self.net.teacher_input_adapter is not None:
+            raise ConfigError(
+                "teacher_table keeps the teacher's outputs by key and shows it the loader's own "
+                "images, so teacher_input_adapter would have no effect; wrap the teacher in a "
+                "module that adapts its inputs."
+            )
+        told = accelerator.is_main_process and not self.params.silent_mode
+        tables = table_sources(
+            self.net.teacher_source.source,
+            wanted,
+            loaders,
+            precision=accelerator.mixed_precision,
+            device=accelerator.device,
+            say=print if told else None,
+            epochs=self.params.max_epochs,
+            layers=teacher_layers([self.net.distiller.criterion.as_mapping() or None]),
+            root=root,
+        )
         self.net.answer_for("train", tables)
 
     def release(self) -> None:
