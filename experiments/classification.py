@@ -21,65 +21,9 @@ from distillation.models.facts import model_facts
 from distillation.progress import Progress
 from distillation.references import Reference, note, noted
 from distillation.rng import seed_everything
+from experiments.evaluation import Evaluation
+from experiments.optimizers import OptimizerConfigs
 from experiments.session import Session
-
-
-class OptimizerConfigs(BaseConfigs):
-    """
-    ## Optimizer
-
-    The keys are those of `labml_helpers`, whose own SGD knows neither Nesterov nor weight decay.
-    """
-
-    # SGD or Adam
-    optimizer: torch.optim.Optimizer = "SGD"
-    # Learning rate, $\eta$; the highest one when the schedule is `one_cycle`
-    learning_rate: float = 0.1
-    # Momentum, $\mu$
-    momentum: float = 0.9
-    # Look ahead by the momentum
-    nesterov: bool = True
-    # Weight decay, $\lambda$, of every parameter
-    weight_decay: float = 5e-4
-    # $\beta_1$ and $\beta_2$ of Adam
-    betas: list = [0.9, 0.999]
-    # $\epsilon$ of Adam
-    eps: float = 1e-8
-    # Parameters to optimize
-    parameters: Any
-
-    _parts = ("parameters",)
-
-    def __init__(self):
-        super().__init__(_primary="optimizer")
-
-
-@option(OptimizerConfigs.optimizer, "SGD")
-def _sgd(c: OptimizerConfigs):
-    """
-    ### Stochastic gradient descent
-    """
-    return torch.optim.SGD(
-        c.parameters,
-        lr=c.learning_rate,
-        momentum=c.momentum,
-        nesterov=c.nesterov and c.momentum > 0,
-        weight_decay=c.weight_decay,
-    )
-
-
-@option(OptimizerConfigs.optimizer, "Adam")
-def _adam(c: OptimizerConfigs):
-    """
-    ### Adam
-    """
-    return torch.optim.Adam(
-        c.parameters,
-        lr=c.learning_rate,
-        betas=tuple(c.betas),
-        eps=c.eps,
-        weight_decay=c.weight_decay,
-    )
 
 
 class ClassificationConfigs(BaseConfigs):
@@ -146,10 +90,20 @@ class ClassificationConfigs(BaseConfigs):
     # The model as the step calls it: compiled, and wrapped where several processes train it
     network: nn.Module = "_network"
     engine: Engine = "_engine"
+    # What each evaluation measures
+    evaluation: Evaluation = "_evaluation"
     # The run of the store
     session: Session
 
-    _parts = ("session", "network", "images", "train_loader", "valid_loaders", "engine")
+    _parts = (
+        "session",
+        "network",
+        "images",
+        "train_loader",
+        "valid_loaders",
+        "engine",
+        "evaluation",
+    )
     _nested = {"optimizer": OptimizerConfigs}
     _choices = {
         "device": ("auto", "cpu", "cuda", "mps"),
@@ -367,6 +321,14 @@ def _network(c: ClassificationConfigs):
     return CompiledCall(network) if c.compile else network
 
 
+@option(ClassificationConfigs.evaluation)
+def _evaluation(c: ClassificationConfigs):
+    """
+    ### Agreement, calibration and confusion, each time it evaluates
+    """
+    return Evaluation(c.images[2].classes)
+
+
 @option(ClassificationConfigs.engine)
 def _engine(c: ClassificationConfigs):
     """
@@ -390,6 +352,6 @@ def _engine(c: ClassificationConfigs):
         log_every=c.log_every,
         # The best checkpoint is chosen on held out images, or not at all
         watch="accuracy.valid" if c.holdout else None,
-        hooks=[c.session, *([Progress()] if c.session.is_main else [])],
+        hooks=[c.session, c.evaluation, *([Progress()] if c.session.is_main else [])],
         batch_index=make_batch_index,
     )

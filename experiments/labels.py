@@ -46,6 +46,9 @@ class LabelConfigs(ClassificationConfigs):
         # Log the loss and the accuracy
         accuracy = (output.argmax(dim=-1) == target).float().mean()
         self.track({"loss": loss, "accuracy": accuracy}, len(target))
+        # Measure the [calibration](evaluation.html) too, on images that it does not train on
+        if not self.engine.is_train:
+            self.evaluation.add(output, target)
 
         # Train the model
         if self.engine.is_train:

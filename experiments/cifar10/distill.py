@@ -59,6 +59,7 @@ from distillation.teacher import TeacherSource
 from experiments.cifar10 import EVALUATION, NAME, CIFAR10Configs
 from experiments.classification import build_model
 from experiments.command_line import parse, run_main
+from experiments.evaluation import ComputedOnce
 from experiments.session import open_session
 from experiments.teachers import check_teacher, find_teacher, load_teacher
 
@@ -153,6 +154,10 @@ class Configs(CIFAR10Configs):
             },
             len(target),
         )
+        # Measure what the student [has taken over](../evaluation.html), on images that it does not
+        # train on
+        if not self.engine.is_train:
+            self.evaluation.add(output, target, large_logits)
 
         # Train the model
         if self.engine.is_train:
@@ -204,14 +209,20 @@ def _large_outputs(c: Configs):
 
     In training each view of an image has its own entry in the table, so what the student learns
     from is exact: the large model's own logits for the very picture it sees, rounded to fp16.
+
+    Images to evaluate on are always the same, so the large model sees each of them once a run.
     """
-    return with_tables(
+    sources = with_tables(
         c.teacher,
         c.teacher_table,
         {"train": c.train_loader, **c.valid_loaders},
         root=c.session.root,
-        execution=Execution(precision=c.precision, channels_last=c.channels_last),
+        execution=Execution.beside(c.session.accelerator, channels_last=c.channels_last),
+        device=c.session.device,
+        say=print if c.session.is_main else None,
     )
+    once = {name: ComputedOnce(sources[name], loader) for name, loader in c.valid_loaders.items()}
+    return {**sources, **once}
 
 
 @option(Configs.model)

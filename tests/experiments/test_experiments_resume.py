@@ -59,6 +59,8 @@ def assert_same_run(resumed, whole):
     assert resumed.status == whole.status == "completed"
     for key in ("model", "facts", "teacher", "parent", "seed", "summary", "evaluation"):
         assert resumed.info.get(key) == whole.info.get(key), key
+    measured = [(run.path / "evaluation.json").read_bytes() for run in (resumed, whole)]
+    assert measured[0] == measured[1]
 
 
 def test_a_student_killed_at_ten_random_moments_is_bit_identical(warm, store, trained):

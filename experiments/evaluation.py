@@ -1,0 +1,114 @@
+r"""
+# What a student has taken over
+
+Accuracy says how often a model is right. Whether a student *became like its teacher* is another
+question, and a better loss on the labels does not answer it
+([Stanton et al. 2021](https://arxiv.org/abs/2106.05945)). So each evaluation also measures
+
+* the *agreement*: the share of images that student and teacher give the same class,
+* $KL(p \| q)$ of the teacher's probabilities $p$ from the student's $q$, at $T = 1$,
+* the *calibration error*: how far confidence is from accuracy
+  ([Guo et al. 2017](https://arxiv.org/abs/1706.04599)), in fifteen bins,
+* which class is taken for which.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from distillation.errors import TeacherError
+from distillation.files import atomic_json
+from distillation.frozen_teacher import TeacherSource
+from distillation.hooks import Hooks
+from distillation.transfer import Tally, record
+
+FILE = "evaluation.json"
+
+
+class Evaluation(Hooks):
+    """
+    ### Measures of each evaluation
+
+    The step [adds](cifar10/distill.html) each batch; sums stay on the device and are read once, at
+    the end. They become metrics of the epoch, such as `ece.test`, and those of the test images
+    `evaluation.json` in the run's folder, for the last epoch that was evaluated.
+    """
+
+    def __init__(self, classes: Sequence[str]):
+        self.classes = list(classes)
+        self.tally = Tally()
+
+    def add(self, output: Tensor, target: Tensor, large_logits: Tensor | None = None) -> None:
+        """Count a batch: logits, labels and, where there is one, the teacher's logits"""
+        self.tally.add(output, target, large_logits)
+
+    def on_validate_start(self, engine, split: str) -> None:
+        """Count from nothing"""
+        self.tally.reset()
+
+    def on_validate_end(self, engine, split: str, metrics: dict[str, float]) -> None:
+        """Add the measures to the epoch's metrics, and write those of the test images"""
+        # Each process has seen its share
+        found = self.tally.compute(engine._reduce)
+        measures = {"ece": found.ece, "agreement": found.agreement, "kl": found.kl}
+        for name, value in measures.items():
+            if value is not None:
+                # What the step tracks itself stays as it tracked it
+                metrics.setdefault(f"{name}.{split}", value)
+        if split == "test" and engine.recorder is not None:
+            facts = record(
+                found,
+                split=split,
+                epoch=engine.epoch + 1,
+                step=engine.samples,
+                classes=self.classes,
+            )
+            atomic_json(engine.recorder.path / FILE, facts)
+
+
+class ComputedOnce(TeacherSource):
+    """
+    ### A teacher's outputs on images that are never augmented
+
+    The teacher does not change, so its outputs on the test images don't either: `source` (the
+    teacher, or a table of its outputs) is asked for them all when they are first needed, and they
+    stay on the device: 400 kB for 10,000 images and ten classes. A look-up waits for nothing.
+    """
+
+    keyed = True
+
+    def __init__(self, source: TeacherSource, loader: Any):
+        self.source, self.loader = source, loader
+        self.run_uuid, self.run_step = source.run_uuid, source.run_step
+        self.reference, self.mode = source.reference, source.mode
+        self.outputs: Tensor | None = None
+
+    def __call__(self, *args: Any, sample: Tensor | None = None, **_: Any) -> Tensor:
+        if sample is None:
+            raise TeacherError("these outputs are found by key: give sample=…, a batch's own")
+        if self.outputs is None:
+            self.outputs = self._compute()
+        return self.outputs.index_select(0, sample)
+
+    def _compute(self) -> Tensor:
+        """All outputs of this process's share, in the precision that the caller has chosen"""
+        outputs = None
+        for batch in self.loader.batches(0):
+            logits = self.source(batch.images, sample=batch.sample, view=batch.view)
+            if outputs is None:
+                outputs = logits.new_full(
+                    (len(self.loader.image_set), logits.shape[1]), float("nan")
+                )
+            outputs[batch.sample] = logits
+        return outputs
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the teacher"""
+        return self.source.fingerprint
+
+    def release(self) -> None:
+        """Give the teacher back"""
+        self.outputs = None
+        self.source.release()
