@@ -11,15 +11,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from distillation.errors import ConfigError
 from distillation.frozen_teacher import TeacherSource
 from distillation.runs import places
 from distillation.table.compute import Execution
 from distillation.table.inputs import ImageInputs, Inputs
+from distillation.table.resident import ResidentTable, unfit
 from distillation.table.teacher_table import TeacherTable
 from distillation.teacher import as_teacher
 
@@ -38,21 +41,32 @@ def with_table(
     *,
     root: str | os.PathLike | None = None,
     execution: Execution | None = None,
+    device: torch.device | str = "cpu",
+    resident: bool | None = None,
+    say: Callable[[str], None] | None = None,
     **options: Any,
 ) -> TeacherSource:
     """`teacher` as a source, answering from a table when `teacher_table` asks for one.
 
-    `data` is the `TensorLoader` that the student trains on, or the `Inputs` of a table made by
-    hand. `root` is the root of the run store. `options` are `TeacherTable`'s. The result is the
-    caller's to `release()`; a given table keeps its own hold.
+    data        the `TensorLoader` that the student trains on, or the `Inputs` of a table made by
+                hand
+    root        of the run store
+    execution   how the teacher runs; `Execution.beside` a training is how its step runs it
+    device      where the student trains
+    resident    whether the entries live on `device` once they are all there (`ResidentTable`);
+                None: where that is not the CPU and they fit
+    say         is told how many entries are there, in one line
+    options     `TeacherTable`'s
 
-    Raises `ConfigError` for a loader without keys or with endless views, `TeacherError` as
-    `TeacherTable` does.
+    The result is the caller's to `release()`; a given table keeps its own hold.
+
+    Raises `ConfigError` for a loader without keys or with endless views, and for a table that
+    cannot be `resident` though that was asked for; `TeacherError` as `TeacherTable` does.
     """
+    if isinstance(teacher_table, TeacherTable):
+        return _placed(teacher_table.share(), device, resident, say)
     if teacher_table in ONLINE:
         return as_teacher(teacher)
-    if isinstance(teacher_table, TeacherTable):
-        return teacher_table.share()
     if teacher_table is True or not isinstance(teacher_table, str | os.PathLike):
         raise ConfigError(
             f"teacher_table={teacher_table!r}: take 'auto', a folder, a TeacherTable, or None for "
@@ -63,13 +77,36 @@ def with_table(
         folder, options = tables_root(root), {"under": True, **options}
     else:
         folder = Path(teacher_table).expanduser()
-    return TeacherTable(teacher, folder, inputs, execution=execution, **options)
+    table = TeacherTable(teacher, folder, inputs, execution=execution, **options)
+    return _placed(table, device, resident, say)
+
+
+def _placed(
+    table: TeacherTable,
+    device: torch.device | str,
+    resident: bool | None,
+    say: Callable[[str], None] | None,
+) -> TeacherSource:
+    """The table, or its entries on the device; says what is there."""
+    try:
+        if say is not None:
+            stored, total = table.present()
+            say(f"teacher table: {stored:,} of {total:,} entries present ({table.folder})")
+        device = torch.device(device)
+        if resident is None:
+            resident = device.type != "cpu" and unfit(table, device) is None
+        return ResidentTable(table, device) if resident else table
+    except BaseException:
+        table.release()
+        raise
 
 
 def with_tables(
     teacher: Any,
     teacher_table: str | os.PathLike | bool | None,
     loaders: Mapping[str, Any],
+    *,
+    say: Callable[[str], None] | None = None,
     **options: Any,
 ) -> dict[str, TeacherSource]:
     """`with_table` for several loaders by name: `{"train": …, "test": …}`, one source each.
@@ -89,9 +126,14 @@ def with_tables(
             place = teacher_table
             if place not in ONLINE and place is not True and place != "auto":
                 place = Path(place) / name
-            sources[name] = with_table(teacher, place, loader, **options)
+            told = None if say is None else _naming(say, name)
+            sources[name] = with_table(teacher, place, loader, say=told, **options)
     except BaseException:
         for source in sources.values():
             source.release()
         raise
     return sources
+
+
+def _naming(say: Callable[[str], None], name: str) -> Callable[[str], None]:
+    return lambda text: say(f"{text} for {name}")

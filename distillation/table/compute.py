@@ -46,6 +46,16 @@ class Execution:
         if self.batch_size is not None and self.batch_size < 2:
             raise ConfigError(f"batch_size must be at least 2, got {self.batch_size}")
 
+    @classmethod
+    def beside(cls, accelerator: Any, *, channels_last: bool = False) -> Execution:
+        """As the teacher runs in the step of a training on this `Accelerator`.
+
+        Its precision is the training's own, after what it changed (fp16 is bf16 on a CPU).
+        `channels_last` is the memory format of the batches.
+        """
+        mixed = accelerator.mixed_precision
+        return cls(precision="fp32" if mixed == "no" else mixed, channels_last=channels_last)
+
     def with_batch_size(self, found: int | None) -> Execution:
         """The same, with a batch size: its own, else the one found in a table, else 64."""
         return replace(self, batch_size=self.batch_size or found or BATCH_SIZE)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from distillation.data import Restricted
 from distillation.errors import ConfigError
 from distillation.table.entries import Entries
 from distillation.table.inputs import ImageInputs
@@ -31,6 +32,22 @@ def pending(table: Entries, samples: Sequence[int] | None = None) -> tuple[np.nd
         keys = np.stack([np.repeat(part, views.shape[1]), views.reshape(-1)], axis=1)
         left.append(keys[table.missing(keys[:, 0], keys[:, 1])])
     return np.concatenate(left), total
+
+
+def present(table: Entries) -> tuple[int, int]:
+    """How many of the entries that the inputs will ever show are stored, and how many these are."""
+    inputs = table.inputs
+    group = getattr(inputs, "view_group", None)
+    if group is None or not isinstance(group, Restricted):
+        stored = 0 if table.storage is None else table.storage.count()
+        return stored, inputs.samples * inputs.views
+    stored = total = 0
+    for part in np.array_split(np.arange(inputs.samples), max(1, inputs.samples // 4096)):
+        views = inputs.choices(part)
+        total += views.size
+        keys = np.repeat(part, views.shape[1]), views.reshape(-1)
+        stored += int(np.count_nonzero(~table.missing(*keys)))
+    return stored, total
 
 
 def fill(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
 
 from distillation import data as datasets
 from distillation.data import CropFlip, ImageSet, Views
@@ -25,11 +28,13 @@ def recorded_inputs(
     views: int | None = None,
     subset: int | None = None,
     holdout: int | None = None,
-) -> ImageInputs:
-    """The training images of `run` under the views of its data set.
+    without_classes: Sequence[int] | None = None,
+) -> dict[str, ImageInputs]:
+    """What a student sees that is trained as `run` was: `{"train": …, "valid": …, "test": …}`.
 
-    What is None is as in the run's configuration; `views=0` is all of them. `data` says where
-    CIFAR-10 lies.
+    The training images under the views of their data set; the held out ones, when there are any,
+    and the test images as they are. What is None is as in the run's configuration; `views=0` is all
+    of them. `data` says where CIFAR-10 lies.
 
     Raises `RunError` when the run does not say what it was trained on, `ConfigError` for numbers
     that do not fit the data.
@@ -43,34 +48,64 @@ def recorded_inputs(
             "TeacherTable(run, folder, ImageInputs(images, views)).fill()"
         )
     if name == "cifar10":
-        train = datasets.cifar10(data or run.config.get("data") or None)[0]
+        train, test = datasets.cifar10(data or run.config.get("data") or None)[:2]
     elif data is not None:
         raise ConfigError(f"--data is where CIFAR-10 lies; this run was trained on {name!r}")
     else:
-        train = datasets.digits(spec.get("seed", 0))[0]
-    train = _cut(train, run.config, subset, holdout)
-    k = run.config.get("views_per_image") if views is None else views
+        train, test = datasets.digits(spec.get("seed", 0))[:2]
+    given = {"subset": subset, "holdout": holdout, "without_classes": without_classes}
+    train, held_out = _cut(train, recorded_cuts(run, **given))
+    k = recorded_views(run, views)
     group = VIEWS[name]
     if k and not 1 <= k <= len(group):
         raise ConfigError(f"views={k}: an image has {len(group)}; take 1 … {len(group)}, 0 for all")
-    return ImageInputs(train, group.restrict(k or None))
+    # The student normalises what it is evaluated on as it does its training images
+    as_they_are = {"mean": train.mean, "std": train.std}
+    found = {"train": ImageInputs(train, group.restrict(k or None))}
+    if held_out is not None:
+        found["valid"] = ImageInputs(held_out, **as_they_are)
+    found["test"] = ImageInputs(test, **as_they_are)
+    return found
 
 
-def recorded_execution(run: Run, precision: str | None, batch_size: int) -> Execution:
-    """How the run's model is to be run: as in its configuration, unless said otherwise."""
+def recorded_cuts(run: Run, **given: Any) -> dict[str, Any]:
+    """`holdout`, `without_classes` and `subset`, in the order in which they are made."""
+    found = {"holdout": 0, "without_classes": [], "subset": 0}
+    for name, value in found.items():
+        own = run.config.get(name) or value
+        found[name] = own if given.get(name) is None else given[name]
+    return found
+
+
+def recorded_views(run: Run, views: int | None) -> int:
+    """Views of each training image, 0 for all of them."""
+    return (run.config.get("views_per_image") or 0) if views is None else views
+
+
+def recorded_execution(
+    run: Run, precision: str | None, batch_size: int | None, device: torch.device
+) -> Execution:
+    """How the run's model is to be run: as in its configuration, unless said otherwise.
+
+    fp16 on a CPU is bf16, as for the student that is trained there.
+    """
+    precision = precision or run.config.get("precision", "fp32")
     return Execution(
-        precision=precision or run.config.get("precision", "fp32"),
+        precision="bf16" if precision == "fp16" and device.type == "cpu" else precision,
         channels_last=bool(run.config.get("channels_last", False)),
         batch_size=batch_size,
     )
 
 
-def _cut(train: ImageSet, config: Mapping, subset: int | None, holdout: int | None) -> ImageSet:
-    """The same cuts in the same order as the experiments make: holdout, classes, subset."""
-    subset = config.get("subset", 0) if subset is None else subset
-    holdout = config.get("holdout", 0) if holdout is None else holdout
-    if holdout:
-        train = train.split(holdout=holdout, seed=0)[0]
-    if config.get("without_classes"):
-        train = train.without_classes(config["without_classes"])
-    return train.subset(subset, seed=0) if subset else train
+def _cut(train: ImageSet, cuts: Mapping[str, Any]) -> tuple[ImageSet, ImageSet | None]:
+    """The same cuts in the same order as the experiments make, and what was held out."""
+    held_out = None
+    if cuts["holdout"]:
+        if cuts["holdout"] >= len(train):
+            raise ConfigError(f"holdout={cuts['holdout']} leaves none of {len(train)} images")
+        train, held_out = train.split(holdout=cuts["holdout"], seed=0)
+    if cuts["without_classes"]:
+        train = train.without_classes(cuts["without_classes"])
+        if not len(train):
+            raise ConfigError(f"without_classes={cuts['without_classes']} leaves no images")
+    return (train.subset(cuts["subset"], seed=0) if cuts["subset"] else train), held_out

@@ -226,6 +226,12 @@ class TeacherTable(TeacherSource):
         """How many entries are stored."""
         return 0 if self.entries.storage is None else self.entries.storage.count()
 
+    def present(self) -> tuple[int, int]:
+        """How many entries that the inputs will ever show are stored, and how many there are."""
+        from distillation.table.filling import present
+
+        return present(self.entries)
+
     def fill(self, samples: Sequence[int] | None = None, **options: Any) -> int:
         """Compute ahead every entry that the inputs will ever show; see `filling.fill`."""
         from distillation.table.filling import fill

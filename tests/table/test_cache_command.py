@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 import torch
@@ -37,37 +38,124 @@ def distill(capsys, *arguments):
     return status, json.loads(captured.out) if captured.out else None, captured.err
 
 
-def test_a_table_filled_by_the_command_is_the_one_that_auto_finds(teacher_run, tmp_path, capsys):
-    status, facts, said = distill(
-        capsys, "cache", teacher_run[:8], "--views", 4, "--runs", tmp_path
+def students_loader(**options):
+    """The loader of an experiment's student, with the images and views of the run above."""
+    train = digits()[0].subset(100, seed=0)
+    views = CropFlip(padding=1, size=8, flip=False)
+    return TensorLoader(train, 32, views=views, seed=5, channels_last=True, **options)
+
+
+def students_table(teacher_run, root, loader, **execution):
+    """The table that the student asks, by `teacher_table=auto`."""
+    model = runs.find(teacher_run, root).load_model().to(memory_format=torch.channels_last)
+    return with_table(
+        model, "auto", loader, root=root, execution=Execution(channels_last=True, **execution)
     )
+
+
+def test_a_table_filled_by_the_command_is_the_one_that_auto_finds(teacher_run, tmp_path, capsys):
+    command = ("cache", teacher_run[:8], "--views", 4, "--runs", tmp_path)
+    status, facts, said = distill(capsys, *command)
     assert status == 0
-    assert (facts["entries"], facts["computed"], facts["teacher"]) == (400, 400, teacher_run)
-    assert said.splitlines()[0] == "0 of 400 entries"
-    assert said.splitlines()[-1].startswith("400 of 400 entries, ")
+    assert (facts["entries"], facts["computed"], facts["teacher"]) == (760, 760, teacher_run)
+    train, test = facts["tables"]["train"], facts["tables"]["test"]
+    assert (train["entries"], train["of"], test["entries"], test["of"]) == (400, 400, 360, 360)
+    assert said.splitlines()[0] == "train: 0 of 400 entries"
+    assert "\ntrain: 400 of 400 entries, " in said
+    assert said.splitlines()[-1].startswith("test: 360 of 360 entries, ")
     assert "\x1b" not in said
 
-    # The student of an experiment: the same images, views and execution.
-    train = digits()[0].subset(100, seed=0)
-    loader = TensorLoader(
-        train,
-        32,
-        views=CropFlip(padding=1, size=8, flip=False),
-        views_per_image=4,
-        seed=5,
-        channels_last=True,
-    )
-    model = runs.find(teacher_run, tmp_path).load_model().to(memory_format=torch.channels_last)
-    execution = Execution(channels_last=True)
-    table = with_table(model, "auto", loader, root=tmp_path, execution=execution)
+    loader = students_loader(views_per_image=4)
+    table = students_table(teacher_run, tmp_path, loader)
     for epoch in range(3):
         for batch in loader.batches(epoch):
             table(batch.images, sample=batch.sample, view=batch.view)
     assert (table.hits, table.misses) == (300, 0)
-    assert str(table.folder) == facts["table"]
+    assert str(table.folder) == train["table"]
     table.release()
     # The run store does not take the tables for an experiment.
     assert [run.uuid for run in runs.list(tmp_path)] == [teacher_run]
+
+
+@pytest.mark.parametrize(
+    ("options", "counts"),
+    [
+        (["--split", "train"], {"train": 100}),
+        (["--split", "test"], {"test": 360}),
+        (["--holdout", 30], {"train": 100, "valid": 30, "test": 360}),
+        (["--holdout", 30, "--split", "valid"], {"valid": 30}),
+        # 1437 images less 146 of a 3 and 146 of a 5
+        (["--without-classes", "3,5", "--subset", 0, "--split", "train"], {"train": 1145}),
+    ],
+)
+def test_the_splits_and_cuts_are_those_asked_for(teacher_run, tmp_path, capsys, options, counts):
+    command = ("cache", teacher_run, "--views", 1, "--runs", tmp_path, *options)
+    _, facts, _ = distill(capsys, *command)
+    assert {name: table["entries"] for name, table in facts["tables"].items()} == counts
+
+
+@pytest.mark.parametrize("batch_size", [None, 32])
+def test_the_batch_size_leads_to_no_other_table(teacher_run, tmp_path, capsys, batch_size):
+    """The student takes that of the table; only asking for two sizes by name is an error."""
+    command = ("cache", teacher_run, "--views", 1, "--split", "train", "--runs", tmp_path)
+    sized = [] if batch_size is None else ["--batch-size", batch_size]
+    _, facts, _ = distill(capsys, *command, *sized)
+    loader = students_loader(views_per_image=1)
+    table = students_table(teacher_run, tmp_path, loader)
+    assert (str(table.folder), table.count()) == (facts["tables"]["train"]["table"], 100)
+    assert table.entries.execution.batch_size == (batch_size or 64)
+    table.release()
+    status, _, said = distill(capsys, *command, "--batch-size", 128)
+    assert status != 0
+    assert f"batch size of the fills: table {batch_size or 64}, asked 128" in said
+
+
+def test_it_says_with_which_options_a_student_finds_the_tables(teacher_run, tmp_path, capsys):
+    command = ("cache", teacher_run, "--views", 2, "--split", "test", "--runs", tmp_path)
+    _, facts, _ = distill(capsys, *command, "--precision", "bf16", "--without-classes", "3")
+    assert facts["student"] == (
+        f"--teacher {teacher_run} --set teacher_table=auto --precision bf16 "
+        f"--set views_per_image=2 --set 'without_classes=[3]' --set subset=100 --runs {tmp_path}"
+    )
+    # Tables with layers are others, and no experiment asks for them.
+    _, facts, said = distill(capsys, *command, "--layer", "fc")
+    assert facts["student"] is None
+    assert "tables of their own: open them in Python" in said
+
+
+def test_another_device_than_the_students_is_said(teacher_run, tmp_path, capsys, monkeypatch):
+    """The device is in a table's fingerprint: a student looks for the one of its own."""
+    from distillation.commands import cache
+    from distillation.table import compute
+
+    names = {"cpu": "cpu AVX512", "meta": "cuda Some Board"}
+    monkeypatch.setattr(cache, "_students_device", lambda: "meta")
+    monkeypatch.setattr(compute, "device_name", lambda device: names[device.type])
+    command = ("cache", teacher_run, "--views", 1, "--split", "test", "--runs", tmp_path)
+    _, facts, said = distill(capsys, *command, "--device", "cpu")
+    assert "entries are of the device cpu AVX512; a student here runs on meta" in said
+    assert "--set device=cpu" in facts["student"]
+
+
+def test_experiments_find_what_the_command_filled(tmp_path, capsys):
+    """Teacher, tables and student by their commands alone: nothing is left to compute."""
+    pytest.importorskip("labml")
+    from experiments.digits import distill as student
+    from experiments.digits import large
+
+    short = ("--epochs", "1", "--subset", "640", "--runs", str(tmp_path))
+    large.main([*short])
+    uuid = capsys.readouterr().out.splitlines()[-1].split()[-1]
+    _, facts, _ = distill(capsys, "cache", uuid, "--views", 3, "--runs", tmp_path)
+    options = shlex.split(facts["student"])
+    student.main([*options, "--epochs", "1", "--allow-weak-teacher"])
+    said = capsys.readouterr().out.splitlines()
+    tables = facts["tables"]
+    for split, count in (("train", 1920), ("test", 360)):
+        folder = tables[split]["table"]
+        assert f"teacher table: {count:,} of {count:,} entries present ({folder}) for {split}" in said
+    made = {str(path) for path in (tmp_path / ".tables").iterdir()}
+    assert made == {table["table"] for table in tables.values()}
 
 
 def test_stopped_and_started_again_it_goes_on(teacher_run, tmp_path, capsys):
@@ -75,8 +163,8 @@ def test_stopped_and_started_again_it_goes_on(teacher_run, tmp_path, capsys):
     _, facts, _ = distill(capsys, *command, "--limit", 64)
     assert (facts["entries"], facts["computed"]) == (64, 64)
     _, facts, said = distill(capsys, *command)
-    assert said.startswith("64 of 200 entries")
-    assert (facts["entries"], facts["computed"]) == (200, 136)
+    assert said.startswith("train: 64 of 200 entries")
+    assert (facts["entries"], facts["computed"]) == (560, 496)
     _, facts, _ = distill(capsys, *command)
     assert facts["computed"] == 0
 
@@ -84,7 +172,7 @@ def test_stopped_and_started_again_it_goes_on(teacher_run, tmp_path, capsys):
 def test_damage_is_reported_and_repaired(teacher_run, tmp_path, capsys):
     command = ("cache", teacher_run, "--views", 1, "--folder", tmp_path / "t", "--runs", tmp_path)
     distill(capsys, *command)
-    entries = tmp_path / "t" / "entries.f16"
+    entries = tmp_path / "t" / "train" / "entries.f16"
     content = entries.read_bytes()
     entries.write_bytes(b"".join((content[:8], b"\x00" * 4000, content[4008:])))
     _, facts, _ = distill(capsys, *command, "--repair")
@@ -93,18 +181,33 @@ def test_damage_is_reported_and_repaired(teacher_run, tmp_path, capsys):
 
 
 def test_layers_are_announced_with_their_size_before_the_first_entry(teacher_run, tmp_path, capsys):
-    _, facts, said = distill(
-        capsys, "cache", teacher_run, "--views", 1, "--layer", "fc", "--runs", tmp_path
-    )
+    command = ("cache", teacher_run, "--views", 1, "--split", "train", "--runs", tmp_path)
+    _, facts, said = distill(capsys, *command, "--layer", "fc")
     size = said.index("fc [10]: 18,000 bytes")  # 100 samples × 9 views × 10 × 2 bytes
     assert size < said.index("64 of 100 entries" if "64 of 100" in said else "100 of 100 entries")
     assert facts["entries"] == 100
+
+
+def test_by_option_a_folder_of_something_else_gets_a_table_beside(teacher_run, tmp_path, capsys):
+    command = ("cache", teacher_run, "--views", 1, "--folder", tmp_path / "t", "--runs", tmp_path)
+    distill(capsys, *command, "--split", "test")
+    other = (*command, "--split", "test", "--precision", "bf16")
+    status, _, said = distill(capsys, *other)
+    assert status != 0
+    assert "made for other precision" in said
+    status, facts, _ = distill(capsys, *other, "--on-mismatch", "new")
+    assert (status, facts["computed"]) == (0, 360)
+    assert facts["tables"]["test"]["table"].startswith(f"{tmp_path / 't' / 'test'}-")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--views", "10"], "views=10: an image has 9"),
+        (["--split", "tset"], "unknown split 'tset'; did you mean 'test'"),
+        (["--split", "valid"], "no images are held out"),
+        (["--without-classes", "three"], "--without-classes three: give numbers"),
+        (["--without-classes", "12"], "unknown class"),
         (["--worker", "2/2"], "--worker 2/2: give I/N"),
         (["--precision", "bf61"], "unknown precision 'bf61'; did you mean 'bf16'"),
         (["--layer", "fcc"], "did you mean 'fc'"),
@@ -145,10 +248,14 @@ def test_the_views_are_those_the_experiments_train_with():
 def test_the_default_is_what_the_run_recorded(teacher_run, tmp_path, capsys):
     from distillation.table.recorded import recorded_execution, recorded_inputs
 
-    run = runs.find(teacher_run, tmp_path)
-    assert recorded_execution(run, None, 64) == Execution(channels_last=True)
+    run, cpu = runs.find(teacher_run, tmp_path), torch.device("cpu")
+    assert recorded_execution(run, None, None, cpu) == Execution(channels_last=True)
+    # As for a student: there is no fp16 on a CPU
+    assert recorded_execution(run, "fp16", 64, cpu).precision == "bf16"
     inputs = recorded_inputs(run)
-    assert isinstance(inputs, ImageInputs)
-    assert (inputs.samples, inputs.views) == (100, 9)
-    assert recorded_inputs(run, subset=0).samples == 1437
-    assert recorded_inputs(run, subset=0, holdout=37).samples == 1400
+    assert isinstance(inputs["train"], ImageInputs)
+    assert (inputs["train"].samples, inputs["train"].views) == (100, 9)
+    assert (inputs["test"].samples, inputs["test"].views) == (360, 1)
+    assert recorded_inputs(run, subset=0)["train"].samples == 1437
+    held = recorded_inputs(run, subset=0, holdout=37)
+    assert (held["train"].samples, held["valid"].samples) == (1400, 37)

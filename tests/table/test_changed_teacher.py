@@ -12,7 +12,7 @@ from torch import nn
 
 from distillation.data import TensorLoader
 from distillation.errors import TeacherError
-from distillation.table import GivenInputs, ImageInputs, TeacherTable, TopK, with_table
+from distillation.table import GivenInputs, TeacherTable, TopK, with_table
 from distillation.teacher import EnsembleTeacher
 
 
