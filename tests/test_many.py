@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from distillation import runs
 from distillation.data import CropFlip, TensorLoader, digits
+from distillation.distiller import Distiller
 from distillation.errors import CheckpointError, ConfigError, TeacherError
 from distillation.losses import LogitsDistillationLoss, StaticLossBalancer
 from distillation.many import Student, distill_many
@@ -233,3 +234,65 @@ def test_wrong_input_is_named_before_anything_is_trained(tmp_path):
     same = Student(teacher, sgd, balancer=StaticLossBalancer(0.5))
     with pytest.raises(TeacherError, match="same object"):
         distill_many({"a": same}, teacher, loader, epochs=1)
+
+
+@pytest.mark.parametrize("how", ["auto", "folder"])
+def test_teacher_table_is_the_option_of_the_other_doors(tmp_path, how):
+    """The second study finds what the first one filled, and learns the same."""
+    options = {"auto": {"teacher_table": "auto", "root": tmp_path}}
+    options["folder"] = {"teacher_table": tmp_path / "table"}
+    studies, calls = [], []
+    for _ in range(2):
+        teacher, runs_of_teacher = make_teacher(), []
+        teacher.register_forward_hook(lambda *_, seen=runs_of_teacher: seen.append(1))
+        students = {"a": make_student(), "b": make_student(seed=1)}
+        distill_many(students, teacher, make_loader(), epochs=2, **options[how])
+        studies.append(torch.cat([weights(student) for student in students.values()]))
+        calls.append(len(runs_of_teacher))
+        assert all(p.requires_grad for p in teacher.parameters())
+    assert torch.equal(*studies)
+    assert calls[0] > calls[1] == 1  # opening compares two entries with the teacher
+    place = tmp_path / ".tables" if how == "auto" else tmp_path / "table"
+    assert len([path for path in place.iterdir() if path.is_dir()]) == 1
+
+
+def test_a_table_stores_the_layers_that_the_students_look_at(tmp_path):
+    def student():
+        made = make_student()
+        made.criterion = {("", ""): LogitsDistillationLoss(), ("fc", "fc"): torch.nn.MSELoss()}
+        made.balancer = StaticLossBalancer([0.5, 0.1])
+        return made
+
+    learned = student()
+    distill_many(
+        {"a": learned}, make_teacher(), make_loader(), epochs=1, teacher_table=tmp_path / "table"
+    )
+    by_hand, loader = student(), make_loader()
+    optimizer = sgd(by_hand.model.parameters())
+    schedule = cosine(optimizer, len(loader))
+    distiller = Distiller(
+        by_hand.model.train(), make_teacher(), by_hand.criterion, by_hand.balancer
+    )
+    for batch in loader.batches(0):
+        own = F.cross_entropy(distiller.forward(batch.images), batch.labels)
+        distiller.compute_kd_loss(own).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    assert torch.allclose(weights(learned), weights(by_hand), atol=1e-4)
+
+
+def test_a_table_of_another_teacher_and_a_loader_without_keys_are_refused(tmp_path):
+    inputs = ImageInputs.of(make_loader())
+    with TeacherTable(make_teacher(), tmp_path / "table", inputs) as table:
+        students = {"a": make_student()}
+        distill_many(students, None, make_loader(), epochs=1, teacher_table=table)
+        assert table.count() > 0
+        with pytest.raises(TeacherError, match="given beside it has"):
+            other = DigitsLargeModel()
+            distill_many(students, other, make_loader(), epochs=1, teacher_table=table)
+    bare = TensorLoader(TRAIN, 32, keys=False)
+    with pytest.raises(ConfigError, match="keys=False"):
+        distill_many(students, make_teacher(), bare, epochs=1, teacher_table="auto", root=tmp_path)
+    with pytest.raises(ConfigError, match="teacher is missing"):
+        distill_many(students, None, make_loader(), epochs=1)
