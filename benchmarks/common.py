@@ -21,6 +21,7 @@ import argparse
 import datetime
 import gc
 import json
+import math
 import os
 import platform
 import statistics
@@ -38,7 +39,11 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Spread:
-    """Median, quartiles and extremes of repeated measurements."""
+    """Median, quartiles and extremes of repeated measurements.
+
+    lower, upper    95 % confidence interval of the median from order statistics, which assumes no
+                    distribution; None for fewer than six measurements, which have none
+    """
 
     median: float
     low: float
@@ -46,6 +51,8 @@ class Spread:
     q1: float
     q3: float
     n: int
+    lower: float | None = None
+    upper: float | None = None
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
@@ -54,10 +61,37 @@ class Spread:
             q1, _, q3 = statistics.quantiles(values, n=4, method="inclusive")
         else:
             q1 = q3 = values[0]
-        return cls(statistics.median(values), values[0], values[-1], q1, q3, len(values))
+        middle, n = statistics.median(values), len(values)
+        place = _median_rank(n)
+        interval = () if place is None else (values[place], values[n - 1 - place])
+        return cls(middle, values[0], values[-1], q1, q3, n, *interval)
 
     def to_json(self) -> dict[str, float]:
-        return {name: _rounded(value) for name, value in vars(self).items()}
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        return {name: _rounded(value) for name, value in known.items()}
+
+
+def spread_text(figure: Mapping[str, float]) -> str:
+    """Extremes of a written figure, and where the median lies with 95 % confidence if known."""
+    text = f"{figure['low']:g} … {figure['high']:g}"
+    if "lower" in figure:
+        text += f" (median {figure['lower']:g} … {figure['upper']:g})"
+    return text
+
+
+def _median_rank(n: int) -> int | None:
+    """Place of the lower end of the median's 95 % interval among n sorted values, from 0.
+
+    How many of n values lie below the median is binomial (n, 1/2); the interval between the places
+    k and n-1-k misses it with twice the probability that at most k do.
+    """
+    below, found = 0, None
+    for k in range(n // 2):
+        below += math.comb(n, k)
+        if below > 0.025 * 2**n:
+            break
+        found = k
+    return found
 
 
 @dataclass
@@ -172,21 +206,35 @@ class Result:
         path.write_text(text + "\n", encoding="utf-8")
         print(self.question)
         for name, figure in self.figures.items():
-            spread = f"  [{figure['low']} .. {figure['high']}]" if "low" in figure else ""
+            spread = f"  [{spread_text(figure)}]" if "low" in figure else ""
             print(f"  {name:<28} {figure['median']} {figure['unit']}{spread}  {figure['what']}")
         return path
 
 
-def arguments(description: str | None, rounds: int, argv: Sequence[str] | None = None):
-    """The options every benchmark takes: `--rounds`, `--threads`, `--out`, `--quick`."""
+def arguments(
+    description: str | None,
+    rounds: int,
+    argv: Sequence[str] | None = None,
+    steps: int | None = None,
+):
+    """The options every benchmark takes: `--rounds`, `--threads`, `--out`, `--quick`.
+
+    With `steps`, the default, `--steps` as well.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=rounds, help="timed rounds of A B")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
     parser.add_argument("--quick", action="store_true", help="two rounds: does it run at all?")
+    if steps is not None:
+        parser.add_argument("--steps", type=int, default=steps, help="steps of a run, over 20")
     options = parser.parse_args(argv)
     if options.quick:
         options.rounds = 2
+        if steps is not None:
+            options.steps = min(options.steps, 30)
+    if options.rounds < 1 or (steps is not None and options.steps <= 20):
+        parser.error("at least one round, and more than 20 steps")
     import torch
 
     torch.set_num_threads(options.threads)
@@ -195,6 +243,7 @@ def arguments(description: str | None, rounds: int, argv: Sequence[str] | None =
 
 def machine() -> dict[str, object]:
     """What bears on speed: processor, cores, memory, system. No host name, no path, no user."""
+    measured_here = "torch" in sys.modules  # else in processes of its own, with their threads
     facts: dict[str, object] = {
         "processor": _processor(),
         "cores": _cores(),
@@ -202,9 +251,9 @@ def machine() -> dict[str, object]:
         "system": f"{platform.system()} {platform.machine()}",
         "bf16": _has_bf16(),
     }
-    if "torch" in sys.modules:
-        import torch
+    import torch
 
+    if measured_here:
         facts["threads"] = torch.get_num_threads()
         if torch.cuda.is_available():
             facts["gpu"] = torch.cuda.get_device_name(0)
@@ -270,8 +319,6 @@ def _memory_gib() -> float | None:
 
 def _has_bf16() -> bool:
     """Whether the processor multiplies bf16 itself (AVX-512 BF16 or AMX), as torch sees it."""
-    if "torch" not in sys.modules:
-        return False
     import torch
 
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
