@@ -18,6 +18,7 @@ from distillation.dashboard import notes
 from distillation.dashboard.reading import (
     Signature,
     dumps,
+    finite,
     last_rows,
     moment,
     read_json,
@@ -164,10 +165,10 @@ def _read(folder: Path, signs: tuple[Signature | None, ...]) -> Entry:
         "parent": run.parent_uuid,
         "seed": _scalar(run.seed),
         "step": rows[-1]["step"] if rows else None,
-        "epoch": _number(rows[-1].get("epoch")) if rows else None,
+        "epoch": finite(rows[-1].get("epoch")) if rows else None,
         "epochs": _epochs(config),
         "config": {key: _short(value) for key, value in config.items()},
-        "metrics": {k: _number(v) for k, v in metrics.items() if not is_quiet(k)},
+        "metrics": {k: finite(v) for k, v in metrics.items() if not is_quiet(k)},
     }
     return Entry(folder, info, config, facts, dumps(facts), tuple(problems))
 
@@ -216,12 +217,6 @@ def _short(value: object) -> object:
 
 def _text(value: object) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value)
-
-
-def _number(value: object) -> int | float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return value if abs(value) < math.inf else None
 
 
 def _run_folders(root: Path, problems: list[dict]) -> Iterator[str]:

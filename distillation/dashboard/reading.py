@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from datetime import datetime, timezone
@@ -103,6 +104,16 @@ def row_of(line: bytes) -> dict | None:
 def values_of(row: dict) -> dict[str, object]:
     """The metrics of a row."""
     return {name: value for name, value in row.items() if name not in KEYS}
+
+
+def finite(value: object) -> int | float | None:
+    """`value` if it is a number that a curve can show, else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:  # an int beyond every float
+        return None
 
 
 def moment(seconds: float) -> str:

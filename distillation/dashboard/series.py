@@ -9,7 +9,7 @@ from array import array
 from collections import OrderedDict
 from pathlib import Path
 
-from distillation.dashboard.reading import moment, open_regular, row_of, values_of
+from distillation.dashboard.reading import finite, moment, open_regular, row_of, values_of
 
 _MOST_VALUES = 8_000_000  # in memory, of all runs together; 16 bytes each
 _CHECKED = 256  # bytes before the place where reading goes on
@@ -94,8 +94,9 @@ class Series:
             column = self.columns.get(name)
             if column is None:
                 column = self.columns[name] = array("q"), array("d")
+            number = finite(value)
             column[0].append(row["step"])
-            column[1].append(_number(value))
+            column[1].append(math.nan if number is None else number)
 
 
 class SeriesCache:
@@ -120,13 +121,3 @@ class SeriesCache:
                 oldest, _ = self._known.popitem(last=False)
                 total -= counts[oldest]
         return series
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return math.nan
-    try:
-        number = float(value)
-    except OverflowError:
-        return math.nan
-    return number if math.isfinite(number) else math.nan
