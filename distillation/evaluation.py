@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from distillation import data as datasets
-from distillation.errors import ConfigError, RunError, unknown
+from distillation.errors import ConfigError, DistillationError, RunError, TeacherError, unknown
+from distillation.frozen_teacher import FrozenTeacher
 from distillation.runs import Run
+from distillation.transfer import Tally
 
 DATASETS = ("cifar10", "digits")
 
@@ -30,13 +33,18 @@ def evaluate_run(
     `{"dataset": "digits"}`, with the `mean` and `std` of the normalisation, else those in the
     configuration, else the data set's own. `data` is where CIFAR-10 lies.
 
+    A run with a teacher also has `teacher`, its UUID; and, when the teacher is in the same store
+    and can be made again, `agreement` and `kl` with it as in `distillation.transfer`. Otherwise
+    `teacher_left_out` says why there are none. The teacher is shown the same images, normalised
+    as its own run was when that was on the same data set.
+
     Raises:
         RunError: the run says nothing of a data set, or has no such checkpoint.
         ConfigError: `data` for a data set that does not lie anywhere.
         DataError: the data is missing.
     """
-    spec = run.info.get("evaluation")
-    if not isinstance(spec, Mapping) or "dataset" not in spec:
+    spec = _specification(run)
+    if spec is None:
         raise RunError(
             f"run {run.label} does not say which data set it is evaluated on "
             '("evaluation" in its run.json)'
@@ -46,56 +54,61 @@ def evaluate_run(
     if weights == "auto":
         weights = "ema" if "ema" in run.weight_names(step) else "model"
     model = run.load_model(step, weights=weights, trust=trust, device=str(device))
-    loader = datasets.TensorLoader(
-        test,
-        batch_size,
-        shuffle=False,
-        device=device,
-        **{key: _statistic(run, spec, key) for key in ("mean", "std")},
-    )
-    measured = measure(model, loader)
-    return {
+
+    def loader(run: Run, spec: Mapping) -> datasets.TensorLoader:
+        statistics = {key: _statistic(run, spec, key) for key in ("mean", "std")}
+        return datasets.TensorLoader(test, batch_size, shuffle=False, device=device, **statistics)
+
+    images = loader(run, spec)
+    facts: dict[str, object] = {
         "run": run.uuid,
         "experiment": run.experiment,
         "step": step,
         "weights": weights,
         "dataset": spec["dataset"],
-        **measured,
     }
+    if run.parent_uuid is None:
+        return facts | measure(model, images)
+    facts["teacher"] = run.parent_uuid
+    try:
+        parent, teacher = _teacher(run, trust, device)
+    except DistillationError as error:
+        return facts | measure(model, images) | {"teacher_left_out": str(error)}
+    theirs = _specification(parent)
+    same = theirs is not None and theirs["dataset"] == spec["dataset"]
+    return facts | measure(model, images, teacher, loader(parent, theirs) if same else images)
 
 
 @torch.inference_mode()
-def measure(model: nn.Module, loader: Iterable) -> dict[str, float | int]:
+def measure(
+    model: nn.Module,
+    loader: Iterable,
+    teacher: nn.Module | None = None,
+    teacher_loader: Iterable | None = None,
+) -> dict[str, float | int]:
     """`images`, `accuracy`, `loss` (mean cross entropy, nats) and `ece` of a classifier.
 
-    `loader` yields batches whose first two fields are images and labels.
+    `loader` yields batches whose first two fields are images and labels. With a `teacher`, also
+    `agreement` and `kl`; `teacher_loader` gives it the same images, normalised for it.
+
+    Raises ShapeError when the teacher has other classes.
     """
-    logits, labels = [], []
-    for batch in loader:
-        logits.append(model(batch[0]).float())
-        labels.append(batch[1])
-    outputs, targets = torch.cat(logits), torch.cat(labels)
-    return {
-        "images": len(targets),
-        "accuracy": (outputs.argmax(-1) == targets).double().mean().item(),
-        "loss": F.cross_entropy(outputs.double(), targets).item(),
-        "ece": calibration_error(outputs, targets),
+    tally, losses = Tally(), []
+    others = itertools.repeat(None) if teacher is None else (teacher_loader or loader)
+    for batch, other in zip(loader, others, strict=False):
+        logits, labels = model(batch[0]).float(), batch[1]
+        tally.add(logits, labels, None if other is None else teacher(other[0]).float())
+        losses.append(F.cross_entropy(logits.double(), labels, reduction="sum"))
+    found = tally.compute()
+    measured = {
+        "images": found.images,
+        "accuracy": found.accuracy,
+        "loss": torch.stack(losses).sum().item() / found.images,
+        "ece": found.ece,
     }
-
-
-def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Expected calibration error, 0 … 1, of logits (N, classes) for labels (N,).
-
-    The mean distance between confidence and accuracy over `bins` equal bins of confidence,
-    weighted by the samples in each. Guo et al. 2017, "On Calibration of Modern Neural Networks",
-    equation 3.
-    """
-    confidence, predicted = logits.double().softmax(-1).max(-1)
-    correct = (predicted == labels).double()
-    index = (confidence * bins).ceil().long().clamp(1, bins) - 1  # bins are open on the left
-    gaps = torch.zeros(bins, dtype=torch.float64, device=logits.device)
-    gaps.index_add_(0, index, correct - confidence)
-    return (gaps.abs().sum() / len(labels)).item()
+    return (
+        measured if teacher is None else measured | {"agreement": found.agreement, "kl": found.kl}
+    )
 
 
 def check_device(device: str) -> torch.device:
@@ -107,6 +120,30 @@ def check_device(device: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {device!r} cannot be used here: {reason}") from error
     return wanted
+
+
+def _specification(run: Run) -> Mapping | None:
+    """What the run says of the data it is evaluated on, if it does."""
+    spec = run.info.get("evaluation")
+    return spec if isinstance(spec, Mapping) and "dataset" in spec else None
+
+
+def _teacher(run: Run, trust: Iterable, device: str | torch.device) -> tuple[Run, nn.Module]:
+    """The teacher's run, and its model as the student had it.
+
+    Raises TeacherError when it is not in the store, or not what it was; else as `load_model`.
+    """
+    parent = run.parent
+    if parent is None:
+        raise TeacherError(f"run {run.parent_uuid} is not in this store")
+    recorded = run.info.get("teacher")
+    recorded = recorded if isinstance(recorded, Mapping) else {}
+    step = {**(recorded.get("made_by") or {}), **recorded}.get("step")
+    model = parent.load_model(step, trust=trust, device=str(device))
+    fingerprint = recorded.get("fingerprint")
+    if fingerprint and fingerprint != FrozenTeacher(model).fingerprint:
+        raise TeacherError(f"run {parent.label} is not the teacher it was: its weights are others")
+    return parent, model
 
 
 def _test_set(spec: Mapping, data: str | None) -> datasets.ImageSet:

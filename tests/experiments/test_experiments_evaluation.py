@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import re
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from experiment_case import command
 from torch import nn
 from torch.nn import functional as F
 
-from distillation import runs
+from distillation import cli, runs
 from distillation.data import TensorLoader, digits
 from distillation.errors import TeacherError
 from distillation.teacher import as_teacher
@@ -31,6 +34,15 @@ def student(trained):
     """A student of two epochs."""
     root = trained.path.parent.parent
     return trained_student(root, "--epochs", "2", "--teacher", trained.uuid)
+
+
+def distill(*arguments: str) -> str:
+    """What `distill …` prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as end:
+        cli.main(list(arguments))
+    assert not end.value.code
+    return out.getvalue()
 
 
 def logits_and_labels(run: runs.Run):
@@ -78,6 +90,20 @@ def test_each_epoch_has_its_measures_among_the_metrics(student):
     # An untrained student is less like its teacher
     first, last = student.curve("kl.test")[1]
     assert last < first
+
+
+def test_distill_evaluate_and_show_tell_the_same(student):
+    place = ["--runs", str(student.path.parent.parent)]
+    told = json.loads(distill("evaluate", student.uuid[:8], "--json", *place))
+    last = written(student)
+    for name in ("accuracy", "ece", "agreement", "kl"):
+        assert told[name] == pytest.approx(last[name], rel=1e-4)
+    assert told["teacher"] == student.parent_uuid
+    shown = distill("show", student.uuid, *place)
+    compared = distill("compare", student.uuid, student.parent_uuid, *place)
+    for name, better in (("ece", "lowest"), ("kl", "lowest"), ("agreement", "highest")):
+        assert re.search(rf"^{name}\.test +0?\.?\d", shown, re.MULTILINE)
+        assert f"{name}.test ({better})" in compared
 
 
 def test_a_run_without_a_teacher_agrees_with_none(trained):
