@@ -40,7 +40,6 @@ def dashboard(
     if not place.is_dir():
         print(f"no runs in {place} yet; they are shown as they come", file=sys.stderr)
     door = serve.open_door(host, port)
-    print(f"{place} at {door.url}  (Ctrl-C ends it)", flush=True)
     if door.token is not None:
-        print("others who reach this machine need the token in that address", file=sys.stderr)
-    serve.serve(place, door, open_browser=open)
+        print("others who reach this machine need the token in the address", file=sys.stderr)
+    serve.serve(place, door, open_browser=open, say=lambda text: print(text, flush=True))

@@ -9,6 +9,7 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,27 +52,36 @@ def open_door(host: str, port: int) -> Door:
     return Door(bound, names, token, f"http://{_in_url(shown)}:{port}/?token={token}")
 
 
-def serve(root: Path, door: Door, *, open_browser: bool = False) -> None:
-    """Answer at `door` with the runs under `root`, until interrupted."""
-    app = create_app(root, token=door.token, allowed_hosts=door.hosts)
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,  # addresses hold the token
-        proxy_headers=False,
-        server_header=False,
-        ws="none",
-        lifespan="off",
-        timeout_graceful_shutdown=2,
-    )
-    ready = (lambda: _open(door.url)) if open_browser else (lambda: None)
-    server = _Server(config, ready)
-    # A thousand runs take half a second, the first time: begin before a browser asks
-    threading.Thread(target=app.state.catalogue.listing, daemon=True).start()
+def serve(
+    root: Path, door: Door, *, open_browser: bool = False, say: Callable[[str], object] = print
+) -> None:
+    """Answer at `door` with the runs under `root`, until interrupted; `say` gets the address.
+
+    Raises:
+        ConfigError: plotly's script is not installed.
+    """
     try:
-        server.run(sockets=[door.socket])
-    except KeyboardInterrupt:
-        pass
+        app = create_app(root, token=door.token, allowed_hosts=door.hosts)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,  # addresses hold the token
+            proxy_headers=False,
+            server_header=False,
+            ws="none",
+            lifespan="off",
+            timeout_graceful_shutdown=2,
+        )
+
+        def ready() -> None:
+            say(f"{root} at {door.url}  (Ctrl-C ends it)")
+            if open_browser:  # it may take its time, or there may be none
+                threading.Thread(target=webbrowser.open, args=(door.url,), daemon=True).start()
+
+        # A thousand runs take half a second, the first time: begin before a browser asks
+        threading.Thread(target=app.state.catalogue.listing, daemon=True).start()
+        with suppress(KeyboardInterrupt):
+            _Server(config, ready).run(sockets=[door.socket])
     finally:
         door.socket.close()
 
@@ -87,11 +97,6 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if not self.should_exit:
             self._ready()
-
-
-def _open(url: str) -> None:
-    """Open a browser; it may take its time, or there may be none."""
-    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
 
 def _resolved(host: str) -> tuple[socket.AddressFamily, str]:

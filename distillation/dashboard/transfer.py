@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from distillation.dashboard.catalogue import Entry, Listing
-from distillation.dashboard.reading import read_json
+from distillation.dashboard.reading import finite, read_json
 from distillation.errors import RunError
 
 FILE = "evaluation.json"  # a run's last evaluation
@@ -105,12 +104,20 @@ def _wrong(found: object) -> str | None:
     )
     if not square or not all(type(n) is int and n >= 0 for row in rows for n in row):
         return f"confusion is no table of {len(classes)} × {len(classes)} counts"
-    if not isinstance(found.get("bins"), list) or not all(
-        isinstance(b, dict) for b in found["bins"]
-    ):
-        return "bins is no list"
+    if not isinstance(found.get("bins"), list) or not all(map(_is_bin, found["bins"])):
+        return "bins is no list of counts, confidences and accuracies"
     for name in ("accuracy", "ece", "agreement", "kl"):
-        value = found.get(name)
-        if value is not None and not (type(value) in (int, float) and math.isfinite(value)):
-            return f"{name} is {value!r}"
+        if not _is_number(found.get(name)):
+            return f"{name} is no number"
     return None
+
+
+def _is_bin(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return all(_is_number(value.get(key)) for key in ("count", "confidence", "accuracy"))
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number, or None for one that is not known."""
+    return value is None or finite(value) is not None
