@@ -14,16 +14,19 @@ from datetime import date
 from pathlib import Path
 
 from distillation import runs
+from distillation.checkpoint import atomic_write
 from distillation.data import cifar10
 from distillation.errors import ConfigError, unknown
 from experiments.command_line import Parser, run_main
 from experiments.record.check import check
 from experiments.record.making import Maker
+from experiments.record.page import summary
 from experiments.record.protocol import FULL, GROUPS, SMOKE
 from experiments.record.subset import write_subset
 from experiments.record.training import Runs
 
-RECORDS = Path(__file__).resolve().parents[2] / "records"
+PROJECT = Path(__file__).resolve().parents[2]
+RECORDS, README = PROJECT / "records", PROJECT / "README.md"
 
 
 def _parse(arguments: list[str] | None):
@@ -34,13 +37,13 @@ def _parse(arguments: list[str] | None):
     parser.add_argument(
         "--only",
         nargs="+",
-        default=[],
         metavar="GROUP",
         help=f"of {', '.join(GROUPS)}; or one part, such as small_0",
     )
     parser.add_argument("--check", metavar="FOLDER", help="compute a record's page again, compare")
     parser.add_argument("--smoke", action="store_true", help="rehearse all of it in minutes")
     options = parser.parse_args(arguments)
+    options.only = options.only or []
     for name in options.only:
         if name not in GROUPS and re.sub(r"_\d+$", "", name) not in GROUPS:
             raise ConfigError(unknown("group", name, GROUPS))
@@ -61,7 +64,22 @@ def main(arguments: list[str] | None = None):
     folder = Path(options.out) if options.out else _newest()
     maker = Maker(folder, Runs(runs.root(options.runs), options.data), FULL, set(options.only))
     print("\n" + maker.make())
+    if folder.resolve().parent == RECORDS:
+        publish(folder, maker)
     return _report(folder)
+
+
+def publish(folder: Path, maker: Maker) -> None:
+    """
+    ### The table, at the top of the project's README
+    """
+    text = README.read_text()
+    head, begin, rest = text.partition("<!-- record: begin -->\n")
+    _, end, tail = rest.partition("<!-- record: end -->")
+    if not begin or not end:
+        raise ConfigError(f"{README.name} has no place for the record's table")
+    shown = summary(f"records/{folder.name}", maker.protocol, maker.found)
+    atomic_write(README, f"{head}{begin}{shown}\n{end}{tail}")
 
 
 def _rehearse(options):

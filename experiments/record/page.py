@@ -71,6 +71,24 @@ def table(protocol: Facts, found: dict[str, Facts]) -> str:
     return "\n".join(lines)
 
 
+def summary(place: str, protocol: Facts, found: dict[str, Facts]) -> str:
+    """
+    ### Table and figure for the project's README; `place` is the record's folder there
+    """
+    return "\n".join(
+        [
+            table(protocol, found),
+            "",
+            f"![test accuracy after each epoch]({place}/figures/curves.png)",
+            "",
+            f"Last epoch, all {protocol['data']['test']:,} test images, nothing chosen on them; "
+            f"± is the standard deviation over the seeds. [The record]({place}/README.md) has the "
+            "margin with its tests, the search, what was transferred, every run and its command; "
+            f"`python -m experiments.record --check {place}` computes all of it again.",
+        ]
+    )
+
+
 def _row(group: str, found: dict[str, Facts], protocol: Facts, published: str) -> str:
     runs = members(found, group)
     if not runs:

@@ -68,6 +68,10 @@ class Scale:
     precision: str = "bf16"
     threads: int = 1
     large_threads: int = 2
+    # Images that the untrained teacher's running statistics are taken from
+    statistics: int = 2560
+    # Whether the large model may have learned nothing, as in a rehearsal of seconds
+    weak_teacher: bool = False
 
 
 FULL = Scale()
@@ -83,6 +87,8 @@ SMOKE = Scale(
     search_views=2,
     precision="fp32",
     large_threads=1,
+    statistics=256,
+    weak_teacher=True,
 )
 
 
@@ -93,7 +99,7 @@ class Part:
 
     * `key` names it and its files: the group, then the trial or the seed
     * `module` is the experiment that trains it, `values` what is set in it
-    * `learns_from` is the key of its teacher
+    * `learns_from` is the key of its teacher, `weak_teacher` allows one that knows nothing
     """
 
     key: str
@@ -101,6 +107,7 @@ class Part:
     module: str
     values: Mapping[str, Any] = field(default_factory=dict)
     learns_from: str | None = None
+    weak_teacher: bool = False
 
     @property
     def title(self) -> str:
@@ -143,7 +150,7 @@ def searches(scale: Scale, group: str) -> list[Part]:
         **_common(scale),
     }
     return [
-        _student(f"{SEARCHES[group]}_{i}", SEARCHES[group], module, values | trial)
+        _student(scale, f"{SEARCHES[group]}_{i}", SEARCHES[group], module, values | trial)
         for i, trial in enumerate(trials[: scale.trials], 1)
     ]
 
@@ -156,7 +163,7 @@ def students(scale: Scale, group: str, chosen: Mapping[str, Any]) -> list[Part]:
     """
     module = SMALL if group == "small" else DISTILL
     return [
-        _student(f"{group}_{seed}", group, module, _student_values(scale, chosen, seed))
+        _student(scale, f"{group}_{seed}", group, module, _student_values(scale, chosen, seed))
         for seed in range(scale.seeds)
     ]
 
@@ -175,13 +182,20 @@ def controls(scale: Scale, chosen: Mapping[str, Mapping[str, Any]], ratio: float
     labml = _student_values(scale, {}, 0) | {"recipe": "labml", "loss": "labml"}
     # What the large model's training cost, spent on the small one instead
     longer = alone | {"epochs": scale.student_epochs + round(scale.large_epochs * ratio)}
-    untrained = dict(large(scale).values) | {"epochs": 0}
+    # The initial weights: a rate of nothing, and images enough for the running statistics
+    untrained = dict(large(scale).values) | {
+        "epochs": 1,
+        "subset": scale.statistics,
+        "schedule": "constant",
+        "optimizer.learning_rate": 0.0,
+        "optimizer.weight_decay": 0.0,
+    }
     return [
-        _student("labml", "labml", DISTILL, labml),
-        _student("smoothing", "smoothing", SMALL, alone | {"label_smoothing": 0.1}),
+        _student(scale, "labml", "labml", DISTILL, labml),
+        _student(scale, "smoothing", "smoothing", SMALL, alone | {"label_smoothing": 0.1}),
         Part("untrained", "untrained", LARGE, untrained),
-        Part("from_untrained", "from_untrained", DISTILL, distilled | _TABLE, "untrained"),
-        _student("longer", "longer", SMALL, longer),
+        Part("from_untrained", "from_untrained", DISTILL, distilled | _TABLE, "untrained", True),
+        _student(scale, "longer", "longer", SMALL, longer),
     ]
 
 
@@ -202,7 +216,7 @@ def _student_values(scale: Scale, chosen: Mapping[str, Any], seed: int) -> dict[
     }
 
 
-def _student(key: str, group: str, module: str, values: Mapping[str, Any]) -> Part:
+def _student(scale: Scale, key: str, group: str, module: str, values: Mapping[str, Any]) -> Part:
     if module == DISTILL:
-        return Part(key, group, module, {**values, **_TABLE}, "large")
+        return Part(key, group, module, {**values, **_TABLE}, "large", scale.weak_teacher)
     return Part(key, group, module, values)

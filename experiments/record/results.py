@@ -86,25 +86,27 @@ def measure(
     of the test images.
     """
     choice = logits.argmax(dim=-1)
-    last = run.curve("accuracy.test")[1][-1] if run.config["epochs"] else None
+    last = run.curve("accuracy.test")[1][-1]
     correct = int((choice == test.labels).sum())
-    if last is not None and abs(correct - last * len(test)) > _TIES:
+    if abs(correct - last * len(test)) > _TIES:
         raise DataError(
             f"run {run.label} has recorded an accuracy of {last:.4f}, but its model is right for "
             f"{correct} of {len(test)} test images; are these the images it was tested on?"
         )
-    calibration = transfer.calibration(logits, test.labels)
+    bins = transfer.calibration_bins(logits, test.labels)
+    # A bin without images has no means
+    rows = zip(*(values.tolist() for values in bins), strict=True)
     measured = {
         "predictions": "".join(map(str, choice.tolist())),
         "accuracy": correct / len(test),
-        "ece": calibration.ece,
-        "bins": [vars(b) for b in calibration.bins],
+        "ece": float(transfer.calibration_error(logits, test.labels)),
+        "bins": [dict(zip(bins._fields, row, strict=True)) for row in rows if row[0]],
         "agreement": None,
         "kl": None,
     }
     if teacher is not None:
-        measured["agreement"] = transfer.agreement(logits, teacher)
-        measured["kl"] = transfer.kl(logits, teacher)
+        measured["agreement"] = float(transfer.agreement(logits, teacher))
+        measured["kl"] = float(transfer.kl_from_teacher(logits, teacher))
     return measured
 
 

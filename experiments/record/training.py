@@ -39,8 +39,7 @@ def arguments(part: Part, teacher: str | None = None) -> list[str]:
     listed = [f"--set={key}={value}" for key, value in part.values.items()]
     if teacher is None:
         return listed
-    # The untrained teacher of the control knows nothing, and is to
-    weak = ["--allow-weak-teacher"] if part.learns_from == "untrained" else []
+    weak = ["--allow-weak-teacher"] if part.weak_teacher else []
     return ["--teacher", teacher, *weak, *listed]
 
 
