@@ -41,7 +41,7 @@ def with_table(
     *,
     root: str | os.PathLike | None = None,
     execution: Execution | None = None,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     resident: bool | None = None,
     say: Callable[[str], None] | None = None,
     **options: Any,
@@ -52,7 +52,7 @@ def with_table(
                 hand
     root        of the run store
     execution   how the teacher runs; `Execution.beside` a training is how its step runs it
-    device      where the student trains
+    device      where the student trains; None: where the loader makes its batches
     resident    whether the entries live on `device` once they are all there (`ResidentTable`);
                 None: where that is not the CPU and they fit
     say         is told how many entries are there, in one line
@@ -63,6 +63,7 @@ def with_table(
     Raises `ConfigError` for a loader without keys or with endless views, and for a table that
     cannot be `resident` though that was asked for; `TeacherError` as `TeacherTable` does.
     """
+    device = device or getattr(data, "device", "cpu")
     if isinstance(teacher_table, TeacherTable):
         return _placed(teacher_table.share(), device, resident, say)
     if teacher_table in ONLINE:

@@ -164,7 +164,7 @@ class FixedBatch:
         dtype = PRECISIONS[self.execution.precision]
         # Said either way, so that an autocast around the training step does not reach in here.
         cast = torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
-        with torch.no_grad(), cast, self._recording() as record:
+        with torch.no_grad(), cast, _same_kernels(), self._recording() as record:
             output = self.teacher(*args, **kwargs)
         if not isinstance(output, Tensor):
             raise TeacherError(
@@ -190,6 +190,18 @@ class FixedBatch:
             with self._capture.recording() as record:
                 yield record
             self._capture.clear()
+
+
+@contextmanager
+def _same_kernels():
+    """cuDNN's kernels by rule: chosen by timing, another process may get others, and other bits."""
+    flags = torch.backends.cudnn
+    before = flags.benchmark, flags.deterministic
+    flags.benchmark, flags.deterministic = False, True
+    try:
+        yield
+    finally:
+        flags.benchmark, flags.deterministic = before
 
 
 def batch_rows(args: tuple, kwargs: dict) -> int:

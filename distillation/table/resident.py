@@ -68,7 +68,8 @@ class ResidentTable(TeacherSource):
         if self._asked >= self._next_look:
             self._next_look = self._asked + self.table.inputs.samples
             stored, total = present(self.table.entries)
-            if stored >= total:
+            # A new table had no size yet when this was made
+            if stored >= total and unfit(self.table, self.device) is None:
                 self.values = self._moved()
         return output
 

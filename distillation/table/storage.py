@@ -131,9 +131,10 @@ class TableStorage:
     # -- writing
 
     def write(self, sample: np.ndarray, view: np.ndarray, entries: np.ndarray) -> None:
-        """Store entries `[n, width]` float16; on return they survive this process and a power cut.
+        """Store entries `[n, width]` float16; on return they survive this process.
 
-        Entries that are stored already stay as they are.
+        Entries that are stored already stay as they are. A power cut may take marks that were
+        written since the last `flush`, and so some entries, which are then filled again.
         """
         flat = self._flat(sample, view)
         if entries.dtype != np.float16 or entries.shape != (len(flat), self.shape[2]):

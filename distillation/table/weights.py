@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from distillation.errors import TeacherError
 from distillation.frozen_teacher import TeacherSource
 
+_UNSAVED = " (not saved)"
+
 
 class WeightsWatch:
     """Notices weights that were changed in place, or replaced, since `fingerprint` was taken.
@@ -23,42 +25,68 @@ class WeightsWatch:
     def __init__(self, teacher: TeacherSource):
         self.teacher = teacher
         # Counted first: a change while the weights are hashed is then noticed, and not missed.
+        self._changes = self._all_changes()
         self._counts = self._count()
         self.fingerprint = teacher.fingerprint
 
     def check(self) -> None:
         """Raise `TeacherError` when the teacher has other weights than at first."""
-        now = self._count()
-        if now == self._counts:
+        changes = self._all_changes()
+        if changes == self._changes:
             return
-        # The fingerprint says nothing of buffers that are not saved: their counts must stand.
-        if now[1] != self._counts[1] or self.teacher.fingerprint != self.fingerprint:
+        now = self._count()
+        changed = [name for name in now | self._counts if now.get(name) != self._counts.get(name)]
+        # The fingerprint says nothing of buffers that are not saved: any change of theirs counts.
+        unsaved = [name for name in changed if name.endswith(_UNSAVED)]
+        if unsaved or self.teacher.fingerprint != self.fingerprint:
+            names = unsaved or changed
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise TeacherError(
                 "the teacher's weights changed since its table was opened (it was trained, or "
-                "other weights were loaded): entries of both would stand in one table. Open the "
-                "table again for the new weights, or run this teacher online (teacher_table=None)"
+                f"other weights were loaded): {', '.join(names[:3])}{more}. Entries of both would "
+                "stand in one table. Open the table again for the new weights, or run this "
+                "teacher online (teacher_table=None)"
             )
-        self._counts = now
+        self._changes, self._counts = changes, now
 
-    def _count(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        """(identity, changes) of each saved tensor, and of each buffer that is not saved."""
-        saved, others = [], []
-        for part in _parts(self.teacher):
-            saved += [_changes(p) for p in part._parameters.values() if p is not None]
-            for name, buffer in part._buffers.items():
-                if buffer is not None:
-                    hidden = name in part._non_persistent_buffers_set
-                    (others if hidden else saved).append(_changes(buffer))
-        return saved, others
+    def _all_changes(self) -> list[tuple[int, int]]:
+        """What `_count` counts, without the names: for every batch, so it must cost little."""
+        found, left = [], _modules(self.teacher)
+        while left:
+            part = left.pop()
+            for tensors in (part._parameters, part._buffers):
+                found += [_changes(tensor) for tensor in tensors.values() if tensor is not None]
+            left += [child for child in part._modules.values() if child is not None]
+        return found
+
+    def _count(self) -> dict[str, tuple[int, int]]:
+        """Identity and number of changes of each parameter and buffer."""
+        counts = {}
+        for prefix, part in _parts(self.teacher):
+            for name, tensor in part._parameters.items():
+                if tensor is not None:
+                    counts[prefix + name] = _changes(tensor)
+            for name, tensor in part._buffers.items():
+                if tensor is not None:
+                    kind = _UNSAVED if name in part._non_persistent_buffers_set else ""
+                    counts[prefix + name + kind] = _changes(tensor)
+        return counts
 
 
-def _parts(teacher: TeacherSource) -> Iterator[nn.Module]:
-    """Every submodule of the teacher, or of the members of an ensemble."""
+def _parts(teacher: TeacherSource, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Every submodule of the teacher, or of the members of an ensemble, and how names begin."""
     if teacher.module is not None:
-        yield from teacher.module.modules()
+        for name, part in teacher.module.named_modules():
+            yield prefix + (f"{name}." if name else ""), part
         return
-    for member in getattr(teacher, "sources", ()):
-        yield from _parts(member)
+    for number, member in enumerate(getattr(teacher, "sources", ())):
+        yield from _parts(member, f"{prefix}{number}.")
+
+
+def _modules(teacher: TeacherSource) -> list[nn.Module]:
+    if teacher.module is not None:
+        return [teacher.module]
+    return [part for member in getattr(teacher, "sources", ()) for part in _modules(member)]
 
 
 def _changes(tensor: Tensor) -> tuple[int, int]:

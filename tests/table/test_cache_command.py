@@ -153,7 +153,9 @@ def test_experiments_find_what_the_command_filled(tmp_path, capsys):
     tables = facts["tables"]
     for split, count in (("train", 1920), ("test", 360)):
         folder = tables[split]["table"]
-        assert f"teacher table: {count:,} of {count:,} entries present ({folder}) for {split}" in said
+        assert (
+            f"teacher table: {count:,} of {count:,} entries present ({folder}) for {split}" in said
+        )
     made = {str(path) for path in (tmp_path / ".tables").iterdir()}
     assert made == {table["table"] for table in tables.values()}
 

@@ -112,9 +112,18 @@ def test_inputs_that_only_the_caller_has_are_compared_at_the_first_call(tmp_path
         assert (new.misses, new.folder.name[:2]) == (6, "t-")
 
 
-@pytest.mark.parametrize("change", ["step", "load", "buffer", "replace", "unsaved"])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("step", "model.fc.bias"),
+        ("load", "model.* and .* more"),
+        ("buffer", "model.layers.1.running_mean"),
+        ("replace", "model.fc.bias"),
+        ("unsaved", r"shift \(not saved\)"),
+    ],
+)
 def test_weights_changed_while_the_table_is_open_are_refused_before_the_next_entry(
-    inputs, tmp_path, change
+    inputs, tmp_path, change, named
 ):
     teacher = Shifted()
     table = TeacherTable(teacher, tmp_path, inputs)
@@ -131,7 +140,7 @@ def test_weights_changed_while_the_table_is_open_are_refused_before_the_next_ent
         teacher.model.fc.bias = nn.Parameter(torch.zeros(10))
     else:
         teacher.shift.add_(1.0)
-    with pytest.raises(TeacherError, match="weights changed since its table was opened"):
+    with pytest.raises(TeacherError, match=rf"changed since its table was opened .*: {named}\."):
         table(sample=torch.tensor([5]), view=torch.tensor([2]))
     with pytest.raises(TeacherError, match="weights changed"):
         table.fill()
@@ -155,7 +164,7 @@ def test_a_member_of_an_ensemble_that_changed_is_noticed(inputs, tmp_path):
     table(**KEY)
     with torch.no_grad():
         members[1].fc.bias.add_(1.0)
-    with pytest.raises(TeacherError, match="weights changed"):
+    with pytest.raises(TeacherError, match=r"weights changed .*: 1\.fc\.bias\."):
         table(sample=torch.tensor([5]), view=torch.tensor([2]))
 
 

@@ -78,6 +78,17 @@ def test_a_batch_of_one_would_not_give_these_bits(teacher, loader):
         pytest.skip("on this processor they happen to agree")
 
 
+def test_on_a_gpu_no_kernel_is_chosen_by_timing(teacher, inputs, tmp_path, monkeypatch):
+    """What a training asks of cuDNN for its own sake does not reach the teacher."""
+    seen = []
+    teacher.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.benchmark))
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    with TeacherTable(teacher, tmp_path, inputs) as table:
+        table(sample=torch.tensor([5]), view=torch.tensor([2]))
+    assert set(seen) == {False}
+    assert torch.backends.cudnn.benchmark
+
+
 def test_keys_asked_twice_in_one_batch_are_computed_once(table, loader):
     batch = loader.batch(0, 0)
     twice = torch.cat([batch.sample[:3]] * 2), torch.cat([batch.view[:3]] * 2)
