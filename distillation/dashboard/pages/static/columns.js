@@ -1,0 +1,130 @@
+// What can stand in a column of the list, and which of it one wants to see.
+
+import { el, fill, memory } from "./dom.js";
+import { count, duration, epoch, moment, nameOf, number, ranked, scalar, short } from "./format.js";
+import { status } from "./parts.js";
+
+function progress(run) {
+  if (run.status !== "running" || !run.epochs) return epoch(run);
+  const bar = el("progress", { class: "bar-of", max: run.epochs, "aria-label": "epochs" });
+  bar.value = Math.min((run.epoch ?? -1) + 1, run.epochs);
+  return el("span", {}, epoch(run), bar);
+}
+
+function note(run, { edit }) {
+  const title = run.note ? run.note : "add a note";
+  const label = run.note ? `Edit the note: ${run.note}` : `Add a note to ${nameOf(run)} ${short(run.uuid)}`;
+  return el("button", { type: "button", class: `edit${run.note ? " set" : ""}`, "aria-label": label, title, onclick: edit }, run.note || "+ note");
+}
+
+const seconds = (run) => (run.ended ? new Date(run.ended) - new Date(run.created) : null);
+
+const FACTS = [
+  { id: "status", title: "status", value: (r) => r.status, cell: (r) => status(r.status) },
+  { id: "experiment", title: "experiment", value: (r) => r.experiment, cell: (r) => r.experiment },
+  { id: "created", title: "started", down: true, value: (r) => r.created, cell: (r) => el("time", { datetime: r.created, title: r.created }, moment(r.created)) },
+  { id: "took", title: "took", number: true, down: true, value: seconds, cell: (r) => duration(r.created, r.ended ?? (r.status === "running" ? r.updated : null)) },
+  { id: "epoch", title: "epoch", number: true, down: true, value: (r) => r.epoch, cell: progress },
+  { id: "step", title: "images seen", number: true, down: true, value: (r) => r.step, cell: (r) => count(r.step) },
+  { id: "seed", title: "seed", number: true, value: (r) => r.seed, cell: (r) => scalar(r.seed ?? undefined) },
+  { id: "teacher", title: "teacher", value: (r) => r.parent, cell: (r) => (r.parent ? el("a", { href: `/runs/${r.parent}` }, el("code", {}, short(r.parent))) : "–") },
+  { id: "comment", title: "comment", text: true, value: (r) => r.comment, cell: (r) => el("span", { title: r.comment }, r.comment) },
+  { id: "note", title: "note", text: true, value: (r) => r.note, cell: note },
+];
+const USUAL = ["status", "experiment", "created", "epoch", "seed", "teacher", "note"];
+
+const metric = (name) => ({
+  id: `metric ${name}`,
+  title: name,
+  number: true,
+  down: true,
+  value: (r) => r.metrics[name],
+  cell: (r) => number(r.metrics[name]),
+});
+const setting = (key) => ({
+  id: `config ${key}`,
+  title: key,
+  number: true,
+  value: (r) => r.config[key],
+  cell: (r) => scalar(r.config[key]),
+});
+
+const names = (runs, part) => new Set(runs.flatMap((run) => Object.keys(run[part])));
+let cached = null;
+
+/** Every column that the runs offer, and the run itself. */
+export function columnsOf(runs) {
+  if (cached?.runs === runs) return cached.columns;
+  const metrics = ranked(names(runs, "metrics")).map(metric);
+  const config = [...names(runs, "config")].sort().map(setting);
+  const run = { id: "name", title: "run", value: (r) => `${nameOf(r)} ${r.uuid}` };
+  cached = { runs, columns: [run, ...FACTS, ...metrics, ...config] };
+  return cached.columns;
+}
+
+function usual(runs) {
+  const most = ranked(names(runs, "metrics")).slice(0, 3).map((name) => `metric ${name}`);
+  const comments = runs.some((run) => run.comment) ? ["comment"] : [];
+  return [...USUAL.slice(0, -1), ...most, ...comments, "note"];
+}
+
+/** The columns to show: those that were chosen, else the usual ones; the note stands last. */
+export function chosenColumns(runs) {
+  const wanted = memory.get("columns", null) || usual(runs);
+  const all = columnsOf(runs).slice(1);
+  const found = all.filter((c) => wanted.includes(c.id));
+  return [...found.filter((c) => !c.text), ...found.filter((c) => c.text)];
+}
+
+/** The menu of columns in `details`; `changed` is called after each choice. */
+export function columnMenu(details, changed) {
+  const panel = details.querySelector(".panel");
+  const search = el("input", { type: "search", placeholder: "Find a column", "aria-label": "Find a column" });
+  const groups = el("div");
+  const reset = el("button", { type: "button" }, "Usual columns");
+  panel.append(search, groups, reset);
+  let known = "";
+  let runs = [];
+
+  const checked = () => chosenColumns(runs).map((c) => c.id);
+  const set = (id, on) => {
+    const now = memory.get("columns", null) || checked();
+    memory.set("columns", on ? [...now, id] : now.filter((other) => other !== id));
+    changed();
+  };
+  function draw() {
+    const on = new Set(checked());
+    const of = (title, columns) =>
+      columns.length
+        ? el(
+            "fieldset",
+            {},
+            el("legend", {}, title),
+            el("div", { class: "options" }, columns.map((c) =>
+              el("label", {}, el("input", { type: "checkbox", checked: on.has(c.id), value: c.id, onchange: (e) => set(c.id, e.target.checked) }), el("span", {}, c.title)))),
+          )
+        : null;
+    const all = columnsOf(runs).slice(1);
+    const those = (head) => all.filter((c) => c.id.startsWith(head));
+    fill(groups, of("Run", FACTS), of("Metrics, last value", those("metric ")), of("Configuration", those("config ")));
+    find();
+  }
+  function find() {
+    const text = search.value.toLowerCase();
+    for (const label of groups.querySelectorAll("label")) label.hidden = !label.textContent.toLowerCase().includes(text);
+    for (const group of groups.children) group.hidden = !group.querySelector("label:not([hidden])");
+  }
+  search.addEventListener("input", find);
+  reset.addEventListener("click", () => { memory.set("columns", null); changed(); draw(); });
+  details.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") { details.open = false; details.querySelector("summary").focus(); }
+  });
+  document.addEventListener("click", (event) => { if (!details.contains(event.target)) details.open = false; });
+  return {
+    offer(now) {
+      runs = now;
+      const key = columnsOf(runs).map((c) => c.id).join("\n");
+      if (key !== known) { known = key; draw(); }
+    },
+  };
+}
