@@ -3,8 +3,9 @@
 The seed's way, written after its description: PIL images through torchvision's transforms in a
 `DataLoader`, fp32, contiguous memory, the large model in every step, Adam, its loss, three tracked
 numbers brought to the host. Ours: the tensor loader, bf16, channels_last, fused Adam, the teacher
-from a table, metrics on the device; once warm (a replayed stream: every entry is there) and once
-cold (no entry is there, so the teacher runs and the table is written).
+from a table, metrics on the device; once warm (a replayed stream: every entry is there), once cold
+(no entry is there, so the teacher runs and the table is written), and once online: the same step
+without a table, the teacher in every step as in the seed's way.
 
 Both are the same job: batch 64, the same pair, the same loss and learning rate, one thread.
 
@@ -166,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "teacher": "LargeModel",
         "batch_size": pair.BATCH,
         "seed": "PIL transforms in a DataLoader without workers, fp32, contiguous, online teacher",
-        "ours": "TensorLoader, bf16, channels_last, fused Adam, teacher table",
+        "ours": "TensorLoader, bf16, channels_last, fused Adam; teacher table, or online",
     }
     images = pair.images(2048)
     loader = TensorLoader(images, pair.BATCH, views=pair.views(), channels_last=True)
@@ -186,18 +187,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         replayed = [loader.batch(0, number) for number in range(8)]
         for batch in replayed:
             table(batch.images, sample=batch.sample, view=batch.view)
-        seed, warm, cold = (
+        seed, warm, cold, online = (
             SeedWay(pair.teacher(False)),
             OurWay(table, "bf16"),
             OurWay(table, "bf16"),
+            OurWay(FrozenTeacher(pair.teacher(channels_last=True)), "bf16"),
         )
         seed_stream = forever(pictures)
         warm_stream = itertools.cycle(range(8))
         cold_stream = forever(lambda epoch: loader.batches(epoch + 1))
+        online_stream = forever(lambda epoch: loader.batches(epoch + 1))
         variants = {
             "seed": lambda: seed.step(*next(seed_stream)),
             "warm": lambda: warm.step(loader.batch(0, next(warm_stream))),
             "cold": lambda: cold.step(next(cold_stream)),
+            "online": lambda: online.step(next(online_stream)),
         }
         result.timings = timings = measure(variants, rounds=options.rounds, calls=4)
         missed = cold.distiller.teacher.misses / (4 * (options.rounds + 1) * pair.BATCH)
@@ -210,6 +214,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             "fp32": loss_difference(images, None, "fp32", False),
             "bf16": loss_difference(images, f"{folder}/bf16", "bf16", False),
         }
+        online.distiller.release()
+        online.distiller.teacher.release()
         cold.distiller.release()
         warm.distiller.release()
         table.release()
@@ -218,6 +224,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     result.figure(
         "cold_speedup", ratio(timings, "seed", "cold"), what="the same with an empty table"
+    )
+    result.figure(
+        "online_speedup",
+        ratio(timings, "seed", "online"),
+        what="the same without a table: the teacher in every step",
     )
     result.figure("cold_misses", missed, unit="", what="share of keys the cold table had to fill")
     for name, value in same.items():
