@@ -41,5 +41,7 @@ def dashboard(
         print(f"no runs in {place} yet; they are shown as they come", file=sys.stderr)
     door = serve.open_door(host, port)
     if door.token is not None:
-        print("others who reach this machine need the token in the address", file=sys.stderr)
+        print(
+            "who reaches this machine under any of its addresses needs the token", file=sys.stderr
+        )
     serve.serve(place, door, open_browser=open, say=lambda text: print(text, flush=True))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
-import traceback
 from collections.abc import Collection
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from starlette.templating import Jinja2Templates
 
 from distillation.dashboard.answers import error
 from distillation.dashboard.api import Api
-from distillation.dashboard.security import LOOPBACK, Guard
+from distillation.dashboard.security import HEADERS, LOOPBACK, Guard
 from distillation.errors import CheckpointError, ConfigError, DataError, RunError
 
 PAGES = Path(__file__).with_name("pages")
@@ -149,6 +147,5 @@ def _script(path: Path):
 
 
 def _crashed(request: Request, problem: Exception) -> Response:
-    """An error of our own: it is said on the terminal, not in the browser."""
-    traceback.print_exception(problem, file=sys.stderr)
-    return PlainTextResponse("the dashboard failed; its terminal says why", 500)
+    """An error of our own; the server says on the terminal what it was."""
+    return PlainTextResponse("the dashboard failed; its terminal says why", 500, headers=HEADERS)

@@ -25,6 +25,7 @@ from distillation.dashboard.reading import (
     signature,
     values_of,
 )
+from distillation.dashboard.teachers import is_distilled, teachers
 from distillation.errors import RunError
 from distillation.runs import Run
 from distillation.runs.compare import flat
@@ -52,7 +53,8 @@ class Entry:
     problems: tuple[str, ...]
 
     uuid = property(lambda self: self.facts["uuid"])
-    parent = property(lambda self: self.facts["parent"])
+    teachers = property(lambda self: self.facts["teachers"])
+    is_distilled = property(lambda self: is_distilled(self.info))
     status = property(lambda self: self.facts["status"])
 
 
@@ -64,8 +66,8 @@ class Listing:
     problems: list[dict] = field(default_factory=list)
 
     def children(self, uuid: str) -> list[str]:
-        """The runs whose teacher `uuid` was, newest first."""
-        return [e.uuid for e in self.entries.values() if e.parent == uuid]
+        """The runs that `uuid` was a teacher of, newest first."""
+        return [e.uuid for e in self.entries.values() if uuid in e.teachers]
 
     def text(self) -> str:
         """The JSON of `/api/runs`."""
@@ -163,6 +165,7 @@ def _read(folder: Path, signs: tuple[Signature | None, ...]) -> Entry:
         "note": note["text"],
         "hidden": note["hidden"],
         "parent": run.parent_uuid,
+        "teachers": teachers(info),
         "seed": _scalar(run.seed),
         "step": rows[-1]["step"] if rows else None,
         "epoch": finite(rows[-1].get("epoch")) if rows else None,

@@ -52,7 +52,7 @@ def _grouped(entries: Sequence[Entry]) -> list[list[Entry]]:
         same = (
             entry.facts["experiment"],
             entry.info.get("model"),
-            entry.parent is None,
+            entry.is_distilled,
             without_seed(entry),
         )
         groups.setdefault(_exactly(same), []).append(entry)

@@ -12,19 +12,18 @@ def lineage(listing: Listing) -> dict:
     edges = []
     missing: dict[str, dict] = {}
     for entry in listing.entries.values():
-        if entry.parent is None:
-            continue
-        edges.append({"teacher": entry.parent, "student": entry.uuid})
-        if entry.parent not in listing.entries:
-            missing[entry.parent] = {
-                "uuid": entry.parent,
-                "name": None,
-                "experiment": None,
-                "status": "missing",
-                "metric": None,
-                "created": None,
-                "hidden": False,
-            }
+        for teacher in entry.teachers:
+            edges.append({"teacher": teacher, "student": entry.uuid})
+            if teacher not in listing.entries:
+                missing[teacher] = {
+                    "uuid": teacher,
+                    "name": None,
+                    "experiment": None,
+                    "status": "missing",
+                    "metric": None,
+                    "created": None,
+                    "hidden": False,
+                }
     return {"nodes": [*nodes, *missing.values()], "edges": edges}
 
 

@@ -49,7 +49,7 @@ class Series:
             file.seek(self.size)
             new = file.read()
         end = new.rfind(b"\n") + 1
-        for line in new[:end].splitlines():
+        for line in new[:end].split(b"\n")[:-1]:
             self._add(line)
         self.size += end
         self._end = (self._end + new[:end])[-_CHECKED:]
@@ -64,15 +64,12 @@ class Series:
         more = f" and {len(self.damaged) - _NAMED} more" if len(self.damaged) > _NAMED else ""
         return f"{self.path.name} is damaged: left out line {lines}{more}"
 
-    def count(self) -> int:
-        """How many values there are."""
-        return sum(len(steps) for steps, _ in self.columns.values())
-
     def _forget(self) -> None:
         self.columns: dict[str, tuple[array, array]] = {}
         self.sign: tuple[int, int, int] | None = None
         self.size = 0
         self.lines = 0
+        self.count = 0  # values
         self.damaged: list[int] = []
         self.updated: str | None = None
         self._end = b""
@@ -95,6 +92,7 @@ class Series:
             if column is None:
                 column = self.columns[name] = array("q"), array("d")
             number = finite(value)
+            self.count += 1
             column[0].append(row["step"])
             column[1].append(math.nan if number is None else number)
 
@@ -115,7 +113,7 @@ class SeriesCache:
         with series.guard:
             series.refresh()
         with self._guard:
-            counts = {path: known.count() for path, known in self._known.items()}
+            counts = {path: known.count for path, known in self._known.items()}
             total = sum(counts.values())
             while total > self._most and len(self._known) > 1:
                 oldest, _ = self._known.popitem(last=False)

@@ -15,7 +15,7 @@ FILE = "evaluation.json"  # a run's last evaluation
 def transfer(listing: Listing, chosen: Sequence[Entry]) -> dict:
     """{"runs": [{"uuid", "name", "role", "evaluation"}], "classes", "problems"} of `chosen`.
 
-    To one distilled run its teacher is added, and the newest plain run of the same experiment,
+    To one distilled run its teachers are added, and the newest plain run of the same experiment,
     architecture and epochs, where they are in the store and not among the chosen.
     """
     roles = {entry.uuid: role(listing, entry, chosen) for entry in chosen}
@@ -23,10 +23,10 @@ def transfer(listing: Listing, chosen: Sequence[Entry]) -> dict:
     distilled = [entry for entry in chosen if roles[entry.uuid] == "distilled"]
     if len(distilled) == 1:
         student = distilled[0]
-        teacher = listing.entries.get(student.parent)
-        if teacher is not None and teacher.uuid not in roles:
-            roles[teacher.uuid] = "teacher"
-            entries.insert(0, teacher)
+        for uuid in student.teachers:
+            if uuid in listing.entries and uuid not in roles:
+                roles[uuid] = "teacher"
+                entries.append(listing.entries[uuid])
         if "plain" not in roles.values():
             plain = counterpart(listing, student)
             if plain is not None and plain.uuid not in roles:
@@ -51,20 +51,25 @@ def role(listing: Listing, entry: Entry, chosen: Sequence[Entry]) -> str:
 
     A run that both learned and taught is the teacher when its student is among the chosen.
     """
-    if any(other.parent == entry.uuid for other in chosen):
+    if any(entry.uuid in other.teachers for other in chosen):
         return "teacher"
-    if entry.parent is not None:
+    if entry.is_distilled:
         return "distilled"
     return "teacher" if listing.children(entry.uuid) else "plain"
 
 
 def counterpart(listing: Listing, student: Entry) -> Entry | None:
-    """The newest plain run like `student`; one that was evaluated, where there is one."""
+    """The newest plain run like `student`; one that was evaluated, where there is one.
+
+    None where the architecture is not recorded: then nothing is known to be like it.
+    """
+    kind = _kind(student)
     alike = [
         entry
         for entry in listing.entries.values()
-        if entry.parent is None and entry.uuid != student.parent and _kind(entry) == _kind(student)
+        if kind is not None and not entry.is_distilled and _kind(entry) == kind
     ]
+    alike = [entry for entry in alike if entry.uuid not in student.teachers]
     evaluated = [entry for entry in alike if (entry.path / FILE).is_file()]
     return next(iter(evaluated or alike), None)
 
@@ -84,11 +89,14 @@ def evaluation(folder: Path, problems: list[dict]) -> dict | None:
     return found
 
 
-def _kind(entry: Entry) -> tuple:
-    """Experiment, architecture and epochs."""
-    model = entry.info.get("model")
-    named = repr(model) if model is not None else entry.config.get("model")
-    return entry.facts["experiment"], named, entry.facts["epochs"]
+def _kind(entry: Entry) -> tuple | None:
+    """Experiment, architecture and epochs; None where the architecture is not recorded."""
+    model, facts = entry.info.get("model"), entry.info.get("facts") or {}
+    target = model.get("target") if isinstance(model, dict) else entry.config.get("model")
+    size = facts.get("parameters")
+    if target is None and size is None:
+        return None
+    return entry.facts["experiment"], target, size, entry.facts["epochs"]
 
 
 def _wrong(found: object) -> str | None:

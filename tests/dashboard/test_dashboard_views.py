@@ -109,6 +109,18 @@ def test_lineage_leads_from_teachers_to_students(tmp_path):
     }
 
 
+def test_an_ensemble_has_an_edge_from_each_of_its_members(tmp_path):
+    one, two = record(tmp_path), record(tmp_path)
+    members = [{"kind": "run", "uuid": uuid, "step": 20} for uuid in (one, two)]
+    inner = {"kind": "ensemble", "members": members[1:]}
+    made_by = {"kind": "ensemble", "members": [members[0], inner, {"kind": "reference"}]}
+    student = record(tmp_path, fields={"teacher": {"fingerprint": "x", "made_by": made_by}})
+    asked = client(tmp_path)
+    edges = asked.get("/api/lineage").json()["edges"]
+    assert [(e["teacher"], e["student"]) for e in edges] == [(one, student), (two, student)]
+    assert asked.get(f"/api/runs/{one}").json()["children"] == [student]
+
+
 def test_a_run_that_calls_itself_its_teacher_breaks_nothing(tmp_path):
     one, two = record(tmp_path), record(tmp_path)
     edit(folder(tmp_path, one) / "run.json", parent=one)
@@ -154,6 +166,26 @@ def test_runs_that_are_chosen_stay_as_they_are_chosen(tmp_path):
     assert [run["uuid"] for run in found] == [teacher, older, student]
     found = asked.get("/api/transfer", params={"runs": f"{newer},{older}"}).json()["runs"]
     assert [(run["uuid"], run["role"]) for run in found] == [(newer, "plain"), (older, "plain")]
+
+
+def test_a_run_whose_teacher_is_no_run_is_distilled_and_none_to_compare_with(tmp_path):
+    teacher = evaluated(tmp_path, 0.9, model=LARGE)
+    fields = {"teacher": {"fingerprint": "x", "made_by": None}}
+    other = evaluated(tmp_path, 0.9, model=SMALL, fields=fields)
+    student = evaluated(tmp_path, 0.9, model=SMALL, parent=teacher)
+    asked = client(tmp_path)
+    (found,) = asked.get("/api/transfer", params={"runs": other}).json()["runs"]
+    assert found["role"] == "distilled"
+    found = asked.get("/api/transfer", params={"runs": student}).json()["runs"]
+    assert [run["uuid"] for run in found] == [teacher, student]
+
+
+def test_no_run_is_like_one_whose_architecture_is_not_known(tmp_path):
+    teacher = evaluated(tmp_path, 0.9, model=LARGE)
+    evaluated(tmp_path, 0.8)
+    student = evaluated(tmp_path, 0.9, parent=teacher)
+    found = client(tmp_path).get("/api/transfer", params={"runs": student}).json()["runs"]
+    assert [run["uuid"] for run in found] == [teacher, student]
 
 
 def test_a_run_without_an_evaluation_is_shown_without(tmp_path):
