@@ -50,7 +50,7 @@ def take_up(
             "another state; keep the optimizer, or begin a new run"
         )
     try:
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.load_state_dict(_run_as_now(state["optimizer"], given["optimizer"]))
     except ValueError as error:
         raise CheckpointError(f"the optimizer's state does not fit: {error}") from error
     same_schedule = schedule == schedule_before
@@ -79,6 +79,17 @@ def take_up(
         warnings.simplefilter("ignore", UserWarning)
         for _ in range(updates):
             scheduler.step()
+
+
+def _run_as_now(saved: dict[str, Any], now: list[dict[str, Any]]) -> dict[str, Any]:
+    """The saved state under the kernels of now: a fused one keeps its step counts on the GPU."""
+    if len(saved["param_groups"]) != len(now):
+        return saved
+    groups = [
+        {**group, **{name: given[name] for name in ("fused", "foreach") if name in given}}
+        for group, given in zip(saved["param_groups"], now, strict=True)
+    ]
+    return {**saved, "param_groups": groups}
 
 
 def merged(saved: Any, now: Any, then: Any) -> Any:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from distillation.errors import ConfigError, unknown
+from distillation.fused import fused_options
 from distillation.trainer.params import TrainingParams
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm)
@@ -24,7 +25,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """An optimizer over the student's trainable parameters and `extra` (of losses and adapters).
 
-    Groups carry their `initial_lr` prefix as `name`. Raises `ConfigError` for an unknown
+    Groups carry their `initial_lr` prefix as `name`. On CUDA it is fused where torch has a fused
+    kernel, unless `optimizer_params` say otherwise. Raises `ConfigError` for an unknown
     optimizer or argument, an optimizer that needs a closure, a prefix that matches no parameter of
     the student, parameters without a learning rate, and an instance over other parameters than
     the student's.
@@ -46,7 +48,15 @@ def make_optimizer(
     for group in groups:
         group["params"] = [p for _, p in group["params"]]
     lr = max(group["lr"] for group in groups)
-    return cls(groups, **_lr_argument(cls, lr), **options)
+    options |= fused_options(cls, [p for group in groups for p in group["params"]], options)
+    try:
+        return cls(groups, **_lr_argument(cls, lr), **options)
+    except RuntimeError as error:
+        if not options.get("fused"):
+            raise
+        raise ConfigError(
+            f"optimizer_params 'fused': {error}. Leave it out: it is taken where it can be."
+        ) from error
 
 
 def freeze_for_finetune(student: nn.Module, params: TrainingParams) -> dict[str, float] | None:

@@ -81,6 +81,17 @@ def _conflicts(params: TrainingParams) -> None:
             f"{KIND} 'save_ckpt_epoch_list' names epoch {late[0]}, but the training ends after "
             f"epoch {params.max_epochs}."
         )
+    if params.torch_compile_mode is not None:
+        if not params.torch_compile:
+            raise ConfigError(
+                f"{KIND} 'torch_compile_mode' has no effect without 'torch_compile': True."
+            )
+        given = params.torch_compile if isinstance(params.torch_compile, Mapping) else {}
+        if given.get("mode", params.torch_compile_mode) != params.torch_compile_mode:
+            raise ConfigError(
+                f"{KIND}s 'torch_compile_mode' ({params.torch_compile_mode}) and 'torch_compile' "
+                f"({given['mode']}) name two modes. Give one of them."
+            )
     if params.resume and params.resume_path is not None:
         raise ConfigError(
             f"{KIND}s 'resume' and 'resume_path' exclude each other. 'resume' goes on with the "

@@ -37,7 +37,9 @@ class OptimizationParams:
     optimizer_params: dict = option(
         {},
         (dict,),
-        "Arguments of the optimizer's constructor.",
+        "Arguments of the optimizer's constructor. `fused` is taken by itself on CUDA; given on a "
+        "CPU it makes SGD with momentum, Adam and AdamW about three times as fast, with other "
+        "rounding.",
         example='{"momentum": 0.9, "weight_decay": 1e-4}',
         valid="arguments that the optimizer takes, without `lr`",
         **_OPT,

@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from distillation.compiling import MODES
 from distillation.table.teacher_table import TeacherTable
 from distillation.trainer.schema import one_of, option, positive
 
@@ -53,9 +54,20 @@ class StepParams:
         False,
         (bool, dict),
         "Compile the student's forward; a dict gives the arguments of `torch.compile`. The "
-        "weights keep their names.",
+        "weights keep their names. Where compiling fails, a warning says why and the student runs "
+        "uncompiled.",
         example='{"mode": "max-autotune"}',
         valid="True, False, or arguments of torch.compile",
+        **_STEP,
+    )
+    torch_compile_mode: str | None = option(
+        None,
+        (str, None),
+        "`reduce-overhead` runs the compiled student as CUDA graphs, on a GPU (a mode of torch's "
+        "own, not tried by this library's tests); the `max-autotune` modes also try kernels out.",
+        example='"reduce-overhead"',
+        valid=", ".join(f"`{mode}`" for mode in MODES) + ", or None; with `torch_compile`",
+        check=one_of(*MODES),
         **_STEP,
     )
     sync_bn: bool = option(

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from distillation.compiling import compile_in_place
 from distillation.engine import Engine
 from distillation.errors import ConfigError
 from distillation.progress import Progress
@@ -40,6 +41,13 @@ def precision_of(params: TrainingParams) -> str:
     if isinstance(params.mixed_precision, str):
         return params.mixed_precision
     return "bf16" if params.mixed_precision else "fp32"
+
+
+def compile_options(params: TrainingParams) -> dict[str, Any]:
+    """Arguments of `torch.compile`."""
+    options = params.torch_compile if isinstance(params.torch_compile, Mapping) else {}
+    mode = params.torch_compile_mode
+    return {**options, **({} if mode is None else {"mode": mode})}
 
 
 def named_loaders(valid_loader: Any) -> dict[str, Any]:
@@ -271,8 +279,7 @@ class Setup:
         if params.sync_bn:
             synchronise_batch_norm(self.task.student, self.accelerator)
         if params.torch_compile:
-            options = params.torch_compile if isinstance(params.torch_compile, Mapping) else {}
-            self.task.student.compile(**options)
+            compile_in_place(self.task.student, **compile_options(params))
         if self.accelerator.num_processes > 1 and not params.fsdp:
             ids = None if self.device.type == "cpu" else [self.device.index]
             wrapped = nn.parallel.DistributedDataParallel(net, device_ids=ids)

@@ -221,6 +221,41 @@ def test_mixed_precision_runs_the_forward_in_it(tmp_path, given):
     assert told == (given == "fp16")
 
 
+@effect_of("torch_compile_mode")
+def test_the_mode_reaches_the_compiler(tmp_path, monkeypatch):
+    """Read off torch's own entry, since a CPU compiles alike in all modes that need no GPU."""
+    seen, compile_ = [], torch.compile
+
+    def spy(function, **options):
+        seen.append(options)
+        return compile_(function, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", spy)
+    trained(tmp_path, torch_compile=True, torch_compile_mode="reduce-overhead")
+    assert seen == [{"mode": "reduce-overhead"}]
+    torch._dynamo.reset()
+    for params, said in (
+        ({}, "has no effect without 'torch_compile'"),
+        ({"torch_compile": {"mode": "default"}}, "name two modes"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            trained(tmp_path, torch_compile_mode="reduce-overhead", **params)
+    with pytest.raises(ConfigError, match="did you mean 'backend'"):
+        trained(tmp_path, torch_compile={"backnd": "eager"})
+
+
+def test_a_failure_to_compile_is_a_warning_and_the_training_goes_on(tmp_path):
+    def broken(graph, inputs):
+        raise RuntimeError("no compiler on this machine")
+
+    net, plain = make(), make()
+    with pytest.warns(UserWarning, match="no compiler on this machine"):
+        trained(tmp_path, net, torch_compile={"backend": broken})
+    trained(tmp_path, plain)
+    assert torch.equal(weights(net), weights(plain))
+    torch._dynamo.reset()
+
+
 @effect_of("torch_compile")
 def test_the_student_is_compiled_while_it_trains(tmp_path):
     calls = []

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from trainer_kit import Net, NormNet, effect_of, make, trained, weights
 
 from distillation.errors import ConfigError
+from distillation.trainer import Callback
 from distillation.trainer.optimizers import make_optimizer
 from distillation.trainer.params import TrainingParams
 
@@ -139,3 +141,54 @@ def test_a_loss_with_parameters_is_trained_too(tmp_path):
     loss = Scaled()
     trained(tmp_path, make(), loss=loss)
     assert loss.scale != 1
+
+
+def test_fused_on_a_gpu_by_itself_and_on_a_cpu_when_asked_for():
+    """The GPU's parameters are fake ones, which torch checks like real ones."""
+
+    class OnGPU(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(3, device="cuda"))
+
+    with FakeTensorMode():
+        for name, fused in (("SGD", True), ("Adam", True), ("AdamW", True), ("RMSprop", None)):
+            made = optimizer(OnGPU(), optimizer=name)
+            assert made.defaults.get("fused") is fused, name
+        plain = optimizer(OnGPU(), optimizer_params={"foreach": True})
+        assert not plain.defaults["fused"]
+    assert not optimizer(make()).defaults["fused"]
+    assert optimizer(make(), optimizer_params={"fused": True}).defaults["fused"]
+    with pytest.raises(ConfigError, match=r"'fused'.*taken where it can be"):
+        optimizer(make().to(torch.complex64), optimizer_params={"fused": True})
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_fused_on_a_cpu_trains_alike_but_for_rounding(tmp_path, name):
+    nets = make(), make()
+    momentum = {"momentum": 0.9} if name == "SGD" else {}
+    for net, more in zip(nets, ({}, {"fused": True}), strict=True):
+        options = {"optimizer_params": {**momentum, **more}, "initial_lr": 0.01}
+        trained(tmp_path, net, optimizer=name, max_epochs=2, **options)
+    assert torch.allclose(weights(nets[0]), weights(nets[1]), atol=1e-5)
+    assert not torch.equal(weights(nets[0]), weights(make()))
+
+
+def test_resumed_the_kernels_are_those_of_now(tmp_path):
+    """Begun fused, gone on with unfused; a fused kernel wants its step counts elsewhere."""
+    settings = {"optimizer": "Adam", "initial_lr": 0.01}
+    first = trained(tmp_path, make(), optimizer_params={"fused": True}, **settings)
+    net = make()
+    seen = []
+
+    class Look(Callback):
+        def on_training_start(self, context):
+            group = context.optimizer.param_groups[0]
+            seen.append((group["fused"], len(context.optimizer.state)))
+
+    again = {"max_epochs": 2, "resume_path": first.run.uuid, "phase_callbacks": [Look()]}
+    trained(tmp_path, net, **settings, **again)
+    assert seen == [(None, 4)]
+    whole = make()
+    trained(tmp_path, whole, max_epochs=2, **settings)
+    assert torch.allclose(weights(net), weights(whole), atol=1e-5)

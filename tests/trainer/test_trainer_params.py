@@ -49,7 +49,8 @@ def test_the_example_is_valid(name):
             pytest.skip(f"{example} is an object of the user's")
     if name in ("resume_path",):
         assert isinstance(value, str)
-    more = {"ema": True} if name == "ema_params" else {}
+    with_others = {"ema_params": {"ema": True}, "torch_compile_mode": {"torch_compile": True}}
+    more = with_others.get(name, {})
     assert getattr(params(**{name: value, **more}), name) == value
 
 
