@@ -168,7 +168,11 @@ def cache(
             f"{usual} unless it is given device={place.type}"
         )
     if layer:
-        say("with --layer these are tables of their own: open them in Python, with layers=[…]")
+        say(
+            "tables with layers are others than those without: teacher_table=auto finds them where "
+            "the losses look at these very layers, in a trainer, in convert or in Python "
+            "(layers=[…]), but in no experiment"
+        )
     facts = {
         "teacher": found.uuid,
         "step": step,

@@ -78,7 +78,8 @@ class Entries:
         if on_mismatch not in ("error", "new"):
             raise ConfigError(unknown("on_mismatch", on_mismatch, ("error", "new")))
         self.teacher, self.inputs, self.codec = teacher, inputs, codec
-        self.execution, self.layers = execution.with_batch_size(None), tuple(layers)
+        self.execution = execution.with_batch_size(None)
+        self.layers = tuple(sorted(set(layers)))  # one table, in whatever order they are named
         self._announce, self._asked, self._on_mismatch = announce, execution, on_mismatch
         self._run = self._weights = None
         self.storage: TableStorage | None = None

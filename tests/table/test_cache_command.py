@@ -120,7 +120,7 @@ def test_it_says_with_which_options_a_student_finds_the_tables(teacher_run, tmp_
     # Tables with layers are others, and no experiment asks for them.
     _, facts, said = distill(capsys, *command, "--layer", "fc")
     assert facts["student"] is None
-    assert "tables of their own: open them in Python" in said
+    assert "finds them where the losses look at these very layers" in said
 
 
 def test_another_device_than_the_students_is_said(teacher_run, tmp_path, capsys, monkeypatch):

@@ -283,6 +283,16 @@ def test_hidden_layers_are_kept_by_name_and_the_size_is_said_first(
         TeacherTable(teacher, tmp_path / "other", inputs, layers=["layers.99"])
 
 
+def test_the_order_in_which_layers_are_named_makes_no_other_table(teacher, inputs, tmp_path):
+    key, quiet = {"sample": torch.tensor([1]), "view": torch.tensor([2])}, {"announce": [].append}
+    with TeacherTable(teacher, tmp_path, inputs, layers=["layers.0", "fc"], **quiet) as table:
+        output, layers = table(**key), table.recorded
+    with TeacherTable(teacher, tmp_path, inputs, layers=["fc", "layers.0"], **quiet) as again:
+        assert torch.equal(again(**key), output)
+        assert all(torch.equal(again.recorded[name], layers[name]) for name in layers)
+        assert again.misses == 0
+
+
 def test_an_ensemble_has_a_table(inputs, tmp_path, loader):
     members = [make_teacher(0), make_teacher(1)]
     batch = loader.batch(0, 0)
