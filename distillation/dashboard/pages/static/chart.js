@@ -135,6 +135,8 @@ export function smooth(values, weight) {
   });
 }
 
+export const legend = (lines) => lines.map((line) => el("li", {}, swatch(line.colour), line.title));
+
 const numbers = (values) => values.filter((value) => value !== null);
 const extent = (values) => values.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
 
@@ -156,11 +158,11 @@ function summary(name, { steps, values }) {
  * Curves over the number of images seen. `lines` are {name, title, colour, steps, values}: `name`
  * is the metric's, `title` what the legend says.
  */
-export function showCurves(chart, lines, { smoothing = 0, log = false, legend = true } = {}) {
+export function showCurves(chart, lines, { smoothing = 0, log = false, named = true } = {}) {
   const key = JSON.stringify([smoothing, log, lines.map((l) => [l.title, l.colour, l.steps.length, l.steps.at(-1), l.values.at(-1)])]);
   if (chart.key === key) return;
   chart.key = key;
-  if (legend) fill(chart.legend, lines.map((l) => el("li", {}, swatch(l.colour), l.title)));
+  if (named) fill(chart.legend, legend(lines));
   const missing = lines.reduce((n, l) => n + l.values.length - numbers(l.values).length, 0);
   const below = log ? lines.reduce((n, l) => n + numbers(l.values).filter((v) => v <= 0).length, 0) : 0;
   const said = [

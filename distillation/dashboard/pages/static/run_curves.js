@@ -38,7 +38,7 @@ export function runCurves(uuid) {
         charts.set(head, new Chart(head));
         grid.append(charts.get(head).figure);
       }
-      showCurves(charts.get(head), lines, { ...tools.state, legend: lines.length > 1 || lines[0].title !== head });
+      showCurves(charts.get(head), lines, { ...tools.state, named: lines.length > 1 || lines[0].title !== head });
     }
     fill(said, groups.size ? null : "No metrics yet. Curves appear when the first epoch has ended, at most five seconds later.");
     tools.node.hidden = !groups.size;
