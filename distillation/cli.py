@@ -15,6 +15,7 @@ import typer.core
 import typer.main
 
 from distillation.errors import ConfigError, DistillationError, unknown
+from distillation.pipes import ends_with_its_reader
 
 # name -> module:function; the function's docstring is the help
 COMMANDS = {
@@ -65,19 +66,23 @@ def _root() -> None:
     Runs are looked for under --runs ROOT, else in DISTILLATION_RUNS, else in ./logs. A run is named
     by its UUID or any unique beginning of it.
 
-    Example: distill runs --experiment digits_distill
+    Example: distill runs --experiment digits
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 0, or 2 and a message for what the user can put right."""
+    """Run the command line; exits with 0, or 2 and a message for what the user can put right.
+
+    Where the reader of its output goes away (`| head -1`) it ends and says nothing.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character
-    try:
-        typer.main.get_command(app).main(args=arguments, prog_name="distill")
-    except DistillationError as error:
-        sys.exit(_fail(str(error)))
+    with ends_with_its_reader():
+        try:
+            typer.main.get_command(app).main(args=arguments, prog_name="distill")
+        except DistillationError as error:
+            sys.exit(_fail(str(error)))
 
 
 def _fail(message: str) -> int:

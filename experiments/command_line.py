@@ -17,6 +17,7 @@ from labml.configs import BaseConfigs
 from distillation import runs
 from distillation.devices import leave
 from distillation.errors import ConfigError, DistillationError, RunError, unknown
+from distillation.pipes import ends_with_its_reader
 from experiments.config_check import check, listing, resolve
 
 SHORT_FORMS = {
@@ -194,7 +195,9 @@ def run_main(main, arguments: list[str] | None = None) -> NoReturn:
     """
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        main(arguments)
+        # Nobody reads on, as behind `| head -1`: no traceback
+        with ends_with_its_reader():
+            main(arguments)
     except DistillationError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
