@@ -48,15 +48,14 @@ def make_optimizer(
     for group in groups:
         group["params"] = [p for _, p in group["params"]]
     lr = max(group["lr"] for group in groups)
-    options |= fused_options(cls, [p for group in groups for p in group["params"]], options)
-    try:
-        return cls(groups, **_lr_argument(cls, lr), **options)
-    except RuntimeError as error:
-        if not options.get("fused"):
-            raise
+    parameters = [p for group in groups for p in group["params"]]
+    if options.get("fused") and not all(p.is_floating_point() for p in parameters):
         raise ConfigError(
-            f"optimizer_params 'fused': {error}. Leave it out: it is taken where it can be."
-        ) from error
+            "optimizer_params 'fused' needs floating-point parameters. Leave it out: it is taken "
+            "by itself where it fits."
+        )
+    options |= fused_options(cls, parameters, options)
+    return cls(groups, **_lr_argument(cls, lr), **options)
 
 
 def freeze_for_finetune(student: nn.Module, params: TrainingParams) -> dict[str, float] | None:
