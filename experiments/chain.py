@@ -21,7 +21,7 @@ from experiments.command_line import Parser, add_short_forms, given_values
 from experiments.config_check import check, fields, refuse
 
 # What may be another on `--resume` though some runs have ended: where and how, not what
-_ANY_TIME = ("data", "device", "save_seconds", "log_every")
+_ANY_TIME = ("data", "device", "save_seconds", "log_every", "tracker")
 
 
 @dataclass

@@ -8,12 +8,11 @@ the loop. An experiment extends `ClassificationConfigs`, names its model, and wr
 from typing import Any
 
 import torch
-from labml import tracker
 from labml.configs import BaseConfigs, option
 from labml_helpers.train_valid import BatchIndex
 from torch import nn
 
-from distillation.compiling import CompiledCall
+from distillation.compiling import MODES, CompiledCall
 from distillation.data import TensorLoader
 from distillation.engine import Engine
 from distillation.errors import ConfigError
@@ -24,6 +23,7 @@ from distillation.rng import seed_everything
 from experiments.evaluation import Evaluation
 from experiments.optimizers import OptimizerConfigs
 from experiments.session import Session
+from experiments.trackers import NAMES
 
 
 class ClassificationConfigs(BaseConfigs):
@@ -63,6 +63,8 @@ class ClassificationConfigs(BaseConfigs):
     batch_statistics: bool = False
     # Compile the model with `torch.compile`; on a CPU this pair runs no faster for it
     compile: bool = False
+    # How: `default`, or on a GPU `reduce-overhead`, which records the model as CUDA graphs
+    compile_mode: str = "default"
 
     # Batches whose gradients make one step of the optimizer
     accumulate: int = 1
@@ -81,6 +83,9 @@ class ClassificationConfigs(BaseConfigs):
     save_seconds: float = 45.0
     # Batches between two rows of running means
     log_every: int = 50
+    # Who is told of the metrics beside the run store: [`screen`, `file` (labml's log),
+    # `tensorboard`](trackers.html)
+    tracker: list = ["screen", "file"]
 
     # The parts, built from the values above
     images: tuple = "_images"
@@ -109,6 +114,9 @@ class ClassificationConfigs(BaseConfigs):
         "device": ("auto", "cpu", "cuda", "mps"),
         "precision": ("fp32", "bf16", "fp16"),
         "recipe": ("default", "labml"),
+        "tracker": NAMES,
+        "compile_mode": MODES,
+        "optimizer.fused": ("auto", "on", "off"),
     }
     _ranges = {
         "epochs": (0, None),
@@ -135,7 +143,11 @@ class ClassificationConfigs(BaseConfigs):
         "label_loss_weight": (0.0, None),
     }
     # What the items of a list are, and how many there must be
-    _items = {"without_classes": (int, None), "optimizer.betas": (float, 2)}
+    _items = {
+        "without_classes": (int, None),
+        "optimizer.betas": (float, 2),
+        "tracker": (str, None),
+    }
     _presets = {
         ("recipe", "labml"): {
             "optimizer.optimizer": "Adam",
@@ -169,15 +181,11 @@ class ClassificationConfigs(BaseConfigs):
         """
         ### Track metrics
 
-        The engine keeps their means on the device. labml's tracker copies each tensor to the host,
-        which stalls the step, so it is given them only every `log_every` batches.
+        The engine keeps their means on the device. To read them stalls the step, so they are
+        recorded every `log_every` batches and after each epoch; what is recorded is passed on to
+        [labml's tracker](trackers.html).
         """
-        engine = self.engine
-        engine.log(values, samples)
-        if engine.is_train and self.log_every and engine.batch % self.log_every == 0:
-            tracker.set_global_step(engine.samples)
-            tracker.add({f"{name}.{engine.split}": value for name, value in values.items()})
-            tracker.save()
+        self.engine.log(values, samples)
 
 
 @option(ClassificationConfigs.optimizer)
@@ -317,8 +325,10 @@ def _network(c: ClassificationConfigs):
     """
     ### The model as the step calls it
     """
+    if c.compile_mode != "default" and not c.compile:
+        raise ConfigError(f"compile_mode={c.compile_mode!r} has no effect without compile=True")
     network = c.engine.wrap("model")
-    return CompiledCall(network) if c.compile else network
+    return CompiledCall(network, mode=c.compile_mode) if c.compile else network
 
 
 @option(ClassificationConfigs.evaluation)
@@ -336,6 +346,7 @@ def _engine(c: ClassificationConfigs):
 
     Order of the data, accumulation, precision, devices, schedule, checkpoints and resume.
     """
+    shown = c.session.is_main and "screen" in c.tracker
     return Engine(
         c.step,
         modules={"model": c.model},
@@ -352,6 +363,6 @@ def _engine(c: ClassificationConfigs):
         log_every=c.log_every,
         # The best checkpoint is chosen on held out images, or not at all
         watch="accuracy.valid" if c.holdout else None,
-        hooks=[c.session, c.evaluation, *([Progress()] if c.session.is_main else [])],
+        hooks=[c.session, c.evaluation, *([Progress()] if shown else [])],
         batch_index=make_batch_index,
     )

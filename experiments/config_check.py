@@ -91,6 +91,14 @@ def _check_items(key: str, values: list, kind: type, count: int | None) -> list:
     return values
 
 
+def _words(text: Any) -> Any:
+    """The words of a list, which need no quotes on the command line: `screen,file`"""
+    if not isinstance(text, str):
+        return text
+    words = [word.strip(" '\"") for word in text.strip(" []()").split(",")]
+    return [word for word in words if word]
+
+
 def convert_value(field: Field, text: Any) -> Any:
     """
     ### A value of the field's type, from text or from JSON
@@ -140,14 +148,17 @@ def check(configs: type[BaseConfigs], values: dict[str, Any]) -> dict[str, Any]:
             raise ConfigError(unknown("configuration key", key, settable, "--help"))
         if key not in settable:
             raise ConfigError(f"{key!r} is built from the other keys and cannot be set")
+        if key in items and items[key][0] is str:
+            text = _words(text)
         value = convert_value(known[key], text)
         if key in items:
             value = _check_items(key, value, *items[key])
         for one in value if isinstance(value, list) else [value]:
             _in_range(key, one, ranges)
         choices = getattr(configs, "_choices", {}).get(key)
-        if choices and value not in choices:
-            raise ConfigError(unknown(f"value for {key!r}:", value, choices))
+        for one in value if isinstance(value, list) else [value]:
+            if choices and one not in choices:
+                raise ConfigError(unknown(f"value for {key!r}:", one, choices))
         checked[key] = value
     return checked
 

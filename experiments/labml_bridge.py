@@ -38,12 +38,13 @@ def join_experiment() -> None:
     experiment.evaluate()
 
 
-def create_experiment(uuid: str, name: str, comment: str, root: Path) -> None:
+def create_experiment(uuid: str, name: str, comment: str, root: Path, *, log: bool = True) -> None:
     """
     ### Create labml's experiment for a run of the store
 
     labml's own files (`run.yaml`, `configs.yaml`, `log.jsonl`, `source.diff`) come to lie beside
-    the store's, in the same folder; the store never reads them.
+    the store's, in the same folder; the store never reads them. Without `log` there is no
+    `log.jsonl`.
     """
     _quiet()
     # The runs' root
@@ -51,4 +52,4 @@ def create_experiment(uuid: str, name: str, comment: str, root: Path) -> None:
     # A run that was killed leaves its process id behind, and labml would refuse to go on
     (root / name / uuid / "run.pid").unlink(missing_ok=True)
     # The default writers store no metric
-    experiment.create(uuid=uuid, name=name, comment=comment, writers={"file"})
+    experiment.create(uuid=uuid, name=name, comment=comment, writers={"file"} if log else set())

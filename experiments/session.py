@@ -19,6 +19,7 @@ from distillation.errors import DistillationError
 from distillation.hooks import Hooks
 from experiments.command_line import Options
 from experiments.labml_bridge import create_experiment, join_experiment
+from experiments.trackers import check_trackers, start_trackers
 
 
 @dataclass
@@ -80,6 +81,7 @@ class Session(Hooks):
         if self.recorder is not None:
             self.recorder.set_config(self.config)
             self.recorder.update(**self.notes)
+            start_trackers(self.recorder, self.config["tracker"])
 
     def _withdraw(self) -> None:
         """A command that was refused leaves no run behind, and changes none"""
@@ -126,6 +128,7 @@ def open_session(
 
     A new one with a fresh UUID, or the one to resume. labml's experiment gets the same UUID.
     """
+    check_trackers(options.config["tracker"])
     # Devices, precision and processes
     accelerator = make_accelerator(options.config["device"], options.config["precision"])
     recorder = status = None
@@ -155,7 +158,9 @@ def open_session(
             recorder.update(
                 evaluation=evaluation or {}, device=str(accelerator.device), precision=precision
             )
-        create_experiment(recorder.uuid, experiment, name, options.root)
+        create_experiment(
+            recorder.uuid, experiment, name, options.root, log="file" in options.config["tracker"]
+        )
         print(f"recording run {recorder.uuid} in {recorder.path}", flush=True)
     else:
         # Only one process records

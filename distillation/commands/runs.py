@@ -41,7 +41,7 @@ def runs(
 ) -> None:
     """List the recorded runs, newest first.
 
-    Example: distill runs --experiment digits_distill --sort accuracy.test --limit 5
+    Example: distill runs --experiment digits --sort accuracy.test --limit 5
     """
     place = root(runs)
     found, skipped = store.scan(place, experiment, status)

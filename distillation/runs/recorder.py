@@ -132,6 +132,7 @@ class Recorder:
     On exit the run is `completed`, `interrupted` after Ctrl-C, `crashed` after another exception.
     Until then this process holds the run's lock; if it is killed, the run reads `interrupted`.
     Safe to use from several threads; in a training of several processes only the first has one.
+    `listeners` are called with each row that is logged, as a reader of metrics.jsonl will see it.
     """
 
     def __init__(self, path: Path, info: dict, held) -> None:
@@ -140,6 +141,7 @@ class Recorder:
         self._lock = held
         self._guard = threading.RLock()
         self._metrics = metrics.MetricsFile(path / METRICS)
+        self.listeners: list[Callable[[dict], None]] = []
         self._failure: DistillationError | None = None
         self._stop = threading.Event()
         self._timer: threading.Thread | None = None
@@ -191,6 +193,8 @@ class Recorder:
             if self._timer is None:
                 self._timer = threading.Thread(target=self._tick, name="metrics", daemon=True)
                 self._timer.start()
+        for listener in self.listeners:
+            listener(row)
 
     def _tick(self) -> None:
         while not self._stop.wait(_FLUSH_SECONDS):
