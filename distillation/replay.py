@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,13 @@ import torch
 
 from distillation.errors import ConfigError
 from distillation.rng import get_rng_state, set_rng_state
+
+_PERSISTENT = (
+    "the training loader has persistent_workers=True: its workers keep their random states where "
+    "no checkpoint can reach them, so if its data set or transforms draw random numbers, a run "
+    "that is interrupted and resumed will not be the one that was not. Use "
+    "persistent_workers=False, or distillation.data.ReplayableLoader"
+)
 
 
 @dataclass
@@ -69,7 +77,7 @@ class Replay:
     loader the epoch is drawn again from the random state in which it began, the first `start`
     batches are passed over, and the state of the step is put back: what follows is what would
     have followed. That is not so for persistent workers, which keep their random state from epoch
-    to epoch where nobody can read it.
+    to epoch where nobody can read it: a warning, once, for they may not need it.
     """
 
     def __init__(
@@ -86,6 +94,8 @@ class Replay:
             raise ConfigError("a loader without batches(epoch, start=) needs its epoch's RNG state")
         resumed = start > 0 and not self.direct
         if not self.direct:
+            if not evaluation and getattr(loader, "persistent_workers", False):
+                warnings.warn(_PERSISTENT, stacklevel=2)
             for owner in (loader, getattr(loader, "sampler", None)):
                 if not evaluation and hasattr(owner, "set_epoch"):
                     owner.set_epoch(epoch)

@@ -7,10 +7,11 @@ import torch
 from engine_case import digits_loader
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from distillation.errors import ConfigError
 from distillation.replay import BatchIndex, Replay, groups, own_generators, samples_in
+from distillation.rng import get_rng_state, set_rng_state
 
 
 def stream(n):
@@ -33,7 +34,7 @@ def stream(n):
 def test_groups_hold_every_batch_once_and_only_the_last_is_partial(n, size, start, limit, known):
     start = min(start, n)
     loader = list(range(n)) if known else stream(n)
-    replay = Replay(loader, 0, start, {"loader": [], **rng()} if start else None)
+    replay = Replay(loader, 0, start, {"loader": [], **get_rng_state()} if start else None)
     found = list(groups(replay, size, start, limit))
     end = n if limit is None else min(n, limit)
     assert [b for group in found for b in group.batches] == list(range(start, end))
@@ -41,12 +42,6 @@ def test_groups_hold_every_batch_once_and_only_the_last_is_partial(n, size, star
     assert not any(group.is_last for group in found[:-1])
     if found and (known or (limit is not None and limit <= n)):
         assert found[-1].is_last
-
-
-def rng():
-    from distillation.rng import get_rng_state
-
-    return get_rng_state()
 
 
 def test_nothing_is_read_ahead_of_a_group():
@@ -120,3 +115,44 @@ def test_a_batch_without_a_tensor_cannot_be_counted():
 def test_the_last_batch_of_an_unknown_number_is_not_known():
     assert not BatchIndex(None, 7).is_last
     assert BatchIndex(8, 7).is_last
+
+
+class Noisy(Dataset):
+    """Items that a worker draws."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return torch.rand(())
+
+
+def drawn(persistent: bool, lives: list[range]) -> list[float]:
+    """What two epochs show, trained in one life or resumed in another, where all is drawn anew."""
+    shown, rng = [], None
+    torch.manual_seed(0)
+    for epochs in lives:
+        loader = DataLoader(Noisy(), 2, num_workers=1, persistent_workers=persistent)
+        if rng is not None:
+            set_rng_state(rng)
+        for epoch in epochs:
+            shown += torch.cat(list(Replay(loader, epoch, 0, None))).tolist()
+        rng = get_rng_state()
+    return shown
+
+
+def test_workers_that_are_started_for_each_epoch_can_be_resumed():
+    assert drawn(False, [range(1), range(1, 2)]) == drawn(False, [range(2)])
+
+
+def test_persistent_workers_cannot_and_it_is_said():
+    with pytest.warns(UserWarning, match="persistent_workers=True.*ReplayableLoader"):
+        whole = drawn(True, [range(2)])
+    with pytest.warns(UserWarning, match="persistent_workers=True"):
+        assert drawn(True, [range(1), range(1, 2)]) != whole
+
+
+def test_an_evaluation_with_persistent_workers_needs_no_word(recwarn):
+    loader = DataLoader(Noisy(), 2, num_workers=1, persistent_workers=True)
+    Replay(loader, 0, 0, None, evaluation=True)
+    assert not recwarn.list
