@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ class Resumable:
     _interrupted: bool = False
     _epoch_trained: bool = False  # every batch of this epoch, but not yet its evaluation
     _evaluation_seconds: float | None = None
+    part_names: Mapping[str, str] = {}  # what users call a module or state, where it is not so
     saved_state: dict[str, Any] | None = None  # what the last checkpoint holds, for `on_checkpoint`
 
     def _remember_hyperparameters(self) -> None:
@@ -104,11 +106,7 @@ class Resumable:
 
     def load_state_dict(self, weights: dict[str, dict[str, torch.Tensor]], state: dict) -> None:
         """Go on from `state`; hyper-parameters that were given anew win over those in it."""
-        if set(weights) != set(self.modules) or set(state["states"]) != set(self.states):
-            raise CheckpointError(
-                f"the checkpoint holds {sorted(weights)} and {sorted(state['states'])}, the "
-                f"training needs {sorted(self.modules)} and {sorted(self.states)}"
-            )
+        self._refuse_other_parts({*weights, *state["states"]})
         ranks = state["ranks"]
         if len(ranks) != self.accelerator.num_processes:
             raise CheckpointError(
@@ -141,6 +139,24 @@ class Resumable:
             )
         for generator, saved in zip(generators, mine["loader"], strict=True):
             generator.set_state(saved)
+
+    def _refuse_other_parts(self, held: set[str]) -> None:
+        """Raise `CheckpointError` when the run was trained with other parts than there are now."""
+        wanted = {*self.modules, *self.states}
+        named = [
+            [self.part_names.get(part, part) for part in sorted(parts)]
+            for parts in (wanted - held, held - wanted)
+        ]
+        missing, more = (", ".join(map(repr, dict.fromkeys(names))) for names in named)
+        if missing or more:
+            what = " and ".join(
+                [f"without {missing}, which this training has"] * bool(missing)
+                + [f"with {more}, which this training has not"] * bool(more)
+            )
+            raise CheckpointError(
+                f"the run was trained {what}, so it cannot go on exactly: set it as it was then, "
+                "or begin a new run"
+            )
 
     def _same_share(self, state: dict[str, Any]) -> int:
         """Batch to go on with; where the epoch has other batches, after the same share of it."""

@@ -22,6 +22,17 @@ from distillation.trainer.schema import build, page
 PAGE = "docs/training_params.md"
 KIND = "training parameter"
 
+# What SuperGradients calls otherwise, and what it is here
+_ELSEWHERE = {
+    **dict.fromkeys(
+        ("sg_logger", "sg_logger_params", "launch_tensorboard"),
+        "'trackers', for example ['tensorboard']; the run store records every run by itself",
+    ),
+    "ckpt_name": "'resume_path', a run's UUID, its folder or a checkpoint in it",
+    "resume_from_remote_sg_logger": "'resume_path', a run's UUID, its folder or a checkpoint in it",
+    "warmup_bias_lr": "'initial_lr' and 'warmup_initial_lr' by prefix of the parameters' names",
+}
+
 _INTRO = """
 Options of `Trainer.train(..., training_params={...})` and of `training_hyperparams` in a recipe.
 An unknown name, a wrong type or a value out of range is an error before the first step.
@@ -46,6 +57,9 @@ class TrainingParams(RecordParams, StepParams, OptimizationParams, RunParams):
             values = {f.name: getattr(values, f.name) for f in dataclasses.fields(values)}
         elif not isinstance(values, dict):
             values = _plain(values)
+        for name in values:
+            if name in _ELSEWHERE:
+                raise ConfigError(f"{KIND} {name!r} is here {_ELSEWHERE[name]}; {PAGE} lists all.")
         params = build(cls, values, kind=KIND, listed=PAGE)
         _conflicts(params)
         return params

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from distillation.errors import ConfigError
+from distillation.errors import ConfigError, ShapeError
 from distillation.trainer.batches import plain_output
 from distillation.trainer.criteria import single
 
@@ -47,9 +47,15 @@ def predict(
     norm: Normalisation,
     output_adapter: Callable[[Any], Any] | None = None,
     input_adapter: Callable[[Any], Any] | None = None,
+    trained_shape: tuple[int, ...] | None = None,
 ) -> Predictions:
-    """Logits, probabilities and labels of `images`, on the student's device, in eval mode."""
+    """Logits, probabilities and labels of `images`, on the student's device, in eval mode.
+
+    `trained_shape` is that of an image of the training. Raises `ShapeError` where the student
+    cannot take an image of another shape.
+    """
     inputs = to_inputs(images, norm)
+    shape = tuple(inputs.shape[1:])
     parameter = next(student.parameters(), None)
     if parameter is not None:
         dtype = parameter.dtype if parameter.is_floating_point() else inputs.dtype
@@ -57,8 +63,26 @@ def predict(
     student.eval()
     if input_adapter is not None:
         inputs = input_adapter(inputs)
-    logits = single(plain_output(student(inputs), output_adapter)).cpu()
+    try:
+        output = student(inputs)
+    except RuntimeError as error:
+        if trained_shape is None or shape == trained_shape:
+            raise
+        raise ShapeError(_other_shape(shape, trained_shape)) from error
+    logits = single(plain_output(output, output_adapter)).cpu()
     return Predictions(logits, logits.softmax(1), logits.argmax(1))
+
+
+def _other_shape(shape: tuple[int, ...], trained: tuple[int, ...]) -> str:
+    text = f"the student was trained on images of shape {trained} and cannot take one of {shape}"
+    if len(shape) == len(trained) == 3 and shape[0] != trained[0]:
+        channels = "channel" if trained[0] == 1 else "channels"
+        text += f": it wants {trained[0]} {channels} (C, H, W), not {shape[0]}"
+        mode = {1: "L", 3: "RGB"}.get(trained[0])
+        text += f"; convert a picture with image.convert({mode!r})" if mode else ""
+    elif shape[1:] != trained[1:]:
+        text += "; resize the pictures first"
+    return f"{text}."
 
 
 def to_inputs(images: Any, norm: Normalisation) -> torch.Tensor:

@@ -252,6 +252,7 @@ class Setup:
             hooks=hooks,
             **self._counting(),
         )
+        engine.part_names = {"snapshots": "average_best_models"}
         training.engine = engine
         self._wrap(engine, training)
         return engine, training

@@ -347,7 +347,9 @@ class Trainer:
         norm = normalisation(self._train_loader, mean, std)
         adapter = self._params.output_adapter if self._params else None
         with KeepFlags([student]), torch.no_grad():
-            return predict(student, images, norm, adapter, self._input_adapter())
+            shape = self.run.info.get("facts", {}).get("input_shape") if self.run else None
+            shape = None if shape is None else tuple(shape)
+            return predict(student, images, norm, adapter, self._input_adapter(), shape)
 
     def _input_adapter(self) -> Any:
         """What the inputs pass before the student sees them."""

@@ -303,6 +303,18 @@ def test_predict_asks_for_a_normalisation_that_it_does_not_know(tmp_path):
     assert trainer.predict(picture, mean=[0.5], std=[0.5]).labels.shape == (1,)
 
 
+def test_predict_tells_what_images_the_student_was_trained_on(tmp_path):
+    from PIL import Image
+
+    trainer = distilled(tmp_path, make(NormNet))
+    coloured = Image.new("RGB", (8, 8))
+    with pytest.raises(ShapeError, match=r"wants 1 channel .*, not 3; .*image.convert\('L'\)"):
+        trainer.predict(coloured)
+    assert trainer.predict(coloured.convert("L")).labels.shape == (1,)
+    with pytest.raises(ShapeError, match=r"trained on images of shape \(1, 8, 8\).*resize"):
+        trainer.predict(torch.zeros(1, 16, 16))
+
+
 # -- refused
 
 

@@ -138,3 +138,11 @@ def test_any_other_key_is_named(values):
         assert any(repr(key) in str(caught.value) for key in unknown) or "Valid" in str(
             caught.value
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"), [("sg_logger", "trackers"), ("ckpt_name", "resume_path")]
+)
+def test_what_supergradients_calls_otherwise_is_told(name, ours):
+    with pytest.raises(ConfigError, match=f"'{name}' is here '{ours}'"):
+        params(**{name: "x"})

@@ -205,3 +205,19 @@ def test_other_losses_on_resume_are_told(tmp_path):
     stopped(tmp_path, 2)
     with pytest.raises(CheckpointError, match="does not fit"):
         trained(tmp_path, max_epochs=4, resume=True, loss=Scaled())
+
+
+@pytest.mark.parametrize("by", ["run", "file"])
+def test_an_average_that_the_run_did_not_begin_with_is_told_by_its_name(tmp_path, by):
+    plain = trained(tmp_path / "plain")
+    averaged = trained(tmp_path / "averaged", ema=True, average_best_models=2)
+
+    def again(trainer, **params):
+        place = trainer.run.path if by == "run" else trainer.checkpoints_dir / "ckpt_latest.pth"
+        trained(trainer.root, max_epochs=2, resume_path=place, **params)
+
+    with pytest.raises(CheckpointError, match="without 'ema', which this training has, so it"):
+        again(plain, ema=True)
+    with pytest.raises(CheckpointError, match="with 'ema', 'average_best_models', which this"):
+        again(averaged)
+    again(averaged, ema=True, average_best_models=2)

@@ -11,6 +11,7 @@ from distillation import (
     NormalizationAdapter,
     StaticLossBalancer,
 )
+from distillation.data import ReplayableLoader
 from distillation.errors import ConfigError, TeacherError
 from distillation.table import Execution, ImageInputs, TeacherTable, with_table
 from distillation.table.manifest import Manifest
@@ -119,6 +120,29 @@ def test_the_layers_of_a_criterion_are_stored(tmp_path):
     assert torch.allclose(*students, atol=1e-3)
     tables = [Manifest.read(path) for path in (tmp_path / ".tables").iterdir()]
     assert [table.identity["layers"] for table in tables] == [["features"]] * 2
+
+
+def test_random_augmentation_is_found_again_by_sample_and_epoch(tmp_path):
+    """The next student of the same stream: every picture of both epochs is in the table."""
+
+    class Noisy(torch.utils.data.Dataset):
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, i):
+            image = images()[0].images[i].float() / 255
+            return image + 0.1 * torch.rand_like(image), int(images()[0].labels[i])
+
+    students, calls = [], []
+    for _ in range(2):
+        Counting.calls = 0
+        student, teacher = make(), make(Counting, width=32, seed=1)
+        loader = ReplayableLoader(Noisy(), 16, seed=2)
+        distilled(tmp_path, student, teacher, loader=loader, max_epochs=2, teacher_table="auto")
+        students.append(weights(student))
+        calls.append(Counting.calls)
+    assert calls[1] == 2 < calls[0]
+    assert torch.equal(*students)
 
 
 def test_off_is_no_table(tmp_path):
