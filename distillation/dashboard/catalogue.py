@@ -11,6 +11,7 @@ import math
 import os
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from distillation.dashboard.reading import (
     finite,
     last_rows,
     moment,
+    open_regular,
     read_json,
     signature,
     values_of,
@@ -141,9 +143,12 @@ class Catalogue:
 
 def _read(folder: Path, signs: tuple[Signature | None, ...]) -> Entry:
     try:
+        with suppress(FileNotFoundError):
+            os.close(open_regular(folder / RUN))  # a pipe there would hold up all runs
         run = Run.read(folder)
-    except RecursionError as error:
-        raise RunError(f"{folder / RUN} cannot be read: {error}") from error
+    except (OSError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{folder / RUN} cannot be read: {reason}") from error
     problems: list[str] = []
     info = {key: value for key, value in run.info.items() if key != "summary"}
     config = _config(folder, problems)

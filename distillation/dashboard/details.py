@@ -157,7 +157,7 @@ def _log_name(folder: Path) -> str | None:
 def _read(path: Path, from_end: int, most: int) -> tuple[bytes, int]:
     """(at most `most` bytes, the last ones when `from_end` is given; the file's size)."""
     try:
-        with os.fdopen(open_regular(path), "rb") as file:
+        with os.fdopen(open_regular(path, follow=False), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if from_end:
                 file.seek(max(0, size - from_end))

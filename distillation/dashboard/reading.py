@@ -27,14 +27,14 @@ def signature(path: str | os.PathLike) -> Signature | None:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def open_regular(path: Path) -> int:
-    """A descriptor of the regular file `path`: never a link, never a pipe that would block.
+def open_regular(path: Path, *, follow: bool = True) -> int:
+    """A descriptor of the regular file `path`, never of a pipe, which would block.
 
     Raises:
-        OSError: there is no such file, or it is something else.
+        OSError: there is no such file, or it is something else: a link too, without `follow`.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags if follow else flags | getattr(os, "O_NOFOLLOW", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(0, "not a regular file", str(path))

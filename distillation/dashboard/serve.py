@@ -24,12 +24,16 @@ _TRIED = 100  # ports above a taken one
 
 @dataclass(frozen=True)
 class Door:
-    """A port that is ours: its socket, the hosts in a URL that lead there, and the token."""
+    """A port that is ours: its socket, the hosts in a URL that lead there, and the token.
+
+    `url` is for whoever reaches the port, `here` for a browser on this machine.
+    """
 
     socket: socket.socket
     hosts: tuple[str, ...]
     token: str | None
     url: str
+    here: str
 
 
 def open_door(host: str, port: int) -> Door:
@@ -44,12 +48,16 @@ def open_door(host: str, port: int) -> Door:
     port = bound.getsockname()[1]
     if ipaddress.ip_address(address).is_loopback:
         shown = host if host.lower() in LOOPBACK else address
-        return Door(bound, (*LOOPBACK, shown, host), None, f"http://{_in_url(shown)}:{port}/")
+        url = f"http://{_in_url(shown)}:{port}/"
+        return Door(bound, (*LOOPBACK, shown, host), None, url, url)
     token = secrets.token_urlsafe(32)
     everywhere = ipaddress.ip_address(address).is_unspecified
     shown = socket.gethostname() if everywhere else host
     names = (*LOOPBACK, host, shown, socket.gethostname(), socket.getfqdn())
-    return Door(bound, names, token, f"http://{_in_url(shown)}:{port}/?token={token}")
+    url = f"http://{_in_url(shown)}:{port}/?token={token}"
+    loopback = "::1" if family == socket.AF_INET6 else "127.0.0.1"
+    here = f"http://{_in_url(loopback)}:{port}/?token={token}" if everywhere else url
+    return Door(bound, names, token, url, here)
 
 
 def serve(
@@ -76,7 +84,7 @@ def serve(
         def ready() -> None:
             say(f"{root} at {door.url}  (Ctrl-C ends it)")
             if open_browser:  # it may take its time, or there may be none
-                threading.Thread(target=webbrowser.open, args=(door.url,), daemon=True).start()
+                threading.Thread(target=webbrowser.open, args=(door.here,), daemon=True).start()
 
         # A thousand runs take half a second, the first time: begin before a browser asks
         threading.Thread(target=app.state.catalogue.listing, daemon=True).start()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distillation.dashboard.catalogue import Entry, Listing
+from distillation.dashboard.comparison import without_seed
 from distillation.dashboard.reading import finite, read_json
 from distillation.errors import RunError
 
@@ -15,8 +16,8 @@ FILE = "evaluation.json"  # a run's last evaluation
 def transfer(listing: Listing, chosen: Sequence[Entry]) -> dict:
     """{"runs": [{"uuid", "name", "role", "evaluation"}], "classes", "problems"} of `chosen`.
 
-    To one distilled run its teachers are added, and the newest plain run of the same experiment,
-    architecture and epochs, where they are in the store and not among the chosen.
+    To one distilled run its teachers are added, and its `counterpart` where no plain run is chosen,
+    as far as they are in the store.
     """
     roles = {entry.uuid: role(listing, entry, chosen) for entry in chosen}
     entries = list(chosen)
@@ -59,19 +60,29 @@ def role(listing: Listing, entry: Entry, chosen: Sequence[Entry]) -> str:
 
 
 def counterpart(listing: Listing, student: Entry) -> Entry | None:
-    """The newest plain run like `student`; one that was evaluated, where there is one.
+    """The plain run to compare `student` with: of its experiment, architecture and epochs.
 
-    None where the architecture is not recorded: then nothing is known to be like it.
+    Of several one that was evaluated, then the one whose configuration differs least in what both
+    have, the seed last, then the newest. None where the architecture is not recorded.
     """
     kind = _kind(student)
+    if kind is None:
+        return None
+
+    def distance(entry: Entry) -> tuple[bool, int, bool]:
+        ours, theirs = without_seed(student), without_seed(entry)
+        differing = sum(ours[key] != theirs[key] for key in ours.keys() & theirs.keys())
+        other_seed = entry.facts["seed"] != student.facts["seed"]
+        return not (entry.path / FILE).is_file(), differing, other_seed
+
     alike = [
         entry
         for entry in listing.entries.values()
-        if kind is not None and not entry.is_distilled and _kind(entry) == kind
+        if not entry.is_distilled
+        and entry.uuid not in (student.uuid, *student.teachers)
+        and _kind(entry) == kind
     ]
-    alike = [entry for entry in alike if entry.uuid not in student.teachers]
-    evaluated = [entry for entry in alike if (entry.path / FILE).is_file()]
-    return next(iter(evaluated or alike), None)
+    return min(alike, key=distance, default=None)
 
 
 def evaluation(folder: Path, problems: list[dict]) -> dict | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 import httpx2
@@ -21,10 +23,14 @@ COMMAND = [sys.executable, "-m", "distillation.cli", "dashboard", "--port", "0"]
 
 
 @contextmanager
-def running(*arguments: str):
+def running(*arguments: str, **environment: str):
     """The command and the address that it prints; it is interrupted and must end well."""
     process = subprocess.Popen(
-        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
     )
     try:
         line = process.stdout.readline()
@@ -105,6 +111,22 @@ def test_a_host_that_is_not_this_machine_is_an_error(host):
 def test_a_root_without_runs_is_said_and_served(tmp_path):
     with running("--runs", str(tmp_path / "nothing")) as address:
         assert httpx2.get(f"{address}api/runs").json()["runs"] == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_it_opens_the_browser_on_request(tmp_path, host):
+    opened = tmp_path / "opened"
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {opened}.part\nmv {opened}.part {opened}\n')
+    browser.chmod(0o700)
+    with running("--runs", str(tmp_path), "--host", host, "--open", BROWSER=f"{browser} %s") as url:
+        for _ in range(100):
+            if opened.exists():
+                break
+            time.sleep(0.1)
+    address = opened.read_text().strip()
+    assert address.startswith("http://127.0.0.1:")
+    assert address.rpartition("/")[2] == url.rpartition("/")[2]
 
 
 @pytest.mark.parametrize("package", ["starlette", "uvicorn", "jinja2", "plotly"])

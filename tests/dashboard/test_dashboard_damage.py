@@ -171,6 +171,30 @@ def test_folders_and_pipes_in_the_place_of_files_break_nothing(tmp_path):
     assert set(everything(client(tmp_path), uuid).values()) == {200}
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_pipe_in_the_place_of_a_record_holds_up_nobody(tmp_path, make):
+    whole, uuid = record(tmp_path), record(tmp_path)
+    path = folder(tmp_path, uuid) / "run.json"
+    path.unlink()
+    make(path)
+    asked = client(tmp_path)
+    assert list(listed(asked)) == [whole]
+    assert "run.json cannot be read" in problems(asked)[f"digits/{uuid}"]
+
+
+def test_a_store_of_links_is_read(tmp_path):
+    """As tools make it that keep large files elsewhere."""
+    uuid = record(tmp_path / "real")
+    place = folder(tmp_path / "real", uuid)
+    linked = tmp_path / "runs" / "digits" / uuid
+    linked.mkdir(parents=True)
+    for path in place.iterdir():
+        (linked / path.name).symlink_to(path)
+    asked = client(tmp_path / "runs")
+    assert listed(asked)[uuid]["step"] == 20
+    assert asked.get(f"/api/runs/{uuid}/curves").json()["curves"]
+
+
 def test_the_same_uuid_in_two_experiments_is_a_problem(tmp_path):
     uuid = record(tmp_path, "digits")
     shutil.copytree(tmp_path / "digits", tmp_path / "copied")

@@ -157,6 +157,20 @@ def test_to_a_distilled_run_come_its_teacher_and_the_newest_plain_run_like_it(tm
     assert found["classes"] == ["cat", "dog"]
 
 
+def test_of_several_plain_runs_the_most_alike_is_compared_with(tmp_path):
+    def config(seed, **options):
+        return {"seed": seed, "config": {"epochs": 3, "seed": seed, **options}, "model": SMALL}
+
+    teacher = evaluated(tmp_path, 0.95, model=LARGE)
+    record(tmp_path, **config(1, subset=0))
+    alike = evaluated(tmp_path, 0.8, **config(1, subset=0))
+    evaluated(tmp_path, 0.8, **config(2, subset=0))
+    evaluated(tmp_path, 0.5, **config(1, subset=100))
+    student = evaluated(tmp_path, 0.9, **config(1, subset=0, temperature=4.0), parent=teacher)
+    found = client(tmp_path).get("/api/transfer", params={"runs": student}).json()["runs"]
+    assert [run["uuid"] for run in found] == [teacher, alike, student]
+
+
 def test_runs_that_are_chosen_stay_as_they_are_chosen(tmp_path):
     teacher = evaluated(tmp_path, 0.95, model=LARGE)
     older, newer = evaluated(tmp_path, 0.7, model=SMALL), evaluated(tmp_path, 0.8, model=SMALL)
