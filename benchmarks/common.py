@@ -167,7 +167,8 @@ class Result:
     """What a benchmark found; `write` adds machine, versions and commit.
 
     `figures` are the few numbers the benchmark is about, which targets are set for; `settings`
-    says what was measured (batch size, model, data); `notes` what a reader must know.
+    says what was measured (batch size, model, data); `notes` what a reader must know; `elsewhere`
+    that all was measured in processes of its own, so that this one's threads are no fact.
     """
 
     name: str
@@ -176,6 +177,7 @@ class Result:
     timings: dict[str, Timing] = field(default_factory=dict)
     figures: dict[str, dict[str, object]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    elsewhere: bool = False
 
     def figure(self, name: str, value: Spread | float, unit: str = "×", what: str = "") -> None:
         """Record one figure: a `Spread` or a number, with its unit and one line of meaning."""
@@ -189,7 +191,7 @@ class Result:
             "question": self.question,
             "made": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "commit": commit(),
-            "machine": machine(),
+            "machine": machine(with_threads=not self.elsewhere),
             "versions": versions(),
             "settings": self.settings,
             "figures": self.figures,
@@ -241,9 +243,8 @@ def arguments(
     return options
 
 
-def machine() -> dict[str, object]:
+def machine(with_threads: bool = True) -> dict[str, object]:
     """What bears on speed: processor, cores, memory, system. No host name, no path, no user."""
-    measured_here = "torch" in sys.modules  # else in processes of its own, with their threads
     facts: dict[str, object] = {
         "processor": _processor(),
         "cores": _cores(),
@@ -253,10 +254,10 @@ def machine() -> dict[str, object]:
     }
     import torch
 
-    if measured_here:
+    if with_threads:
         facts["threads"] = torch.get_num_threads()
-        if torch.cuda.is_available():
-            facts["gpu"] = torch.cuda.get_device_name(0)
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name(0)
     return facts
 
 
