@@ -3,7 +3,7 @@
 import { poll, trouble } from "./api.js";
 import { Chart, curveTools, showCurves } from "./chart.js";
 import { byId, el, empty, fill, table } from "./dom.js";
-import { isMaximised, isQuiet, meanStd, nameOf, ranked, scalar, short } from "./format.js";
+import { isMaximised, isQuiet, meanStd, nameOf, parts, ranked, scalar, short } from "./format.js";
 import { about, asked, runLink, status, swatch } from "./parts.js";
 
 const page = byId("compare");
@@ -14,6 +14,7 @@ const tools = curveTools(() => drawCurves());
 const places = { legend: el("div"), groups: el("div"), charts: el("div", { class: "charts" }), differences: el("div") };
 let compared = null;
 let built = false;
+let whole = false; // the training metrics too
 
 function build() {
   if (built) return;
@@ -48,12 +49,12 @@ function renderLegend({ runs, missing }) {
           runLink(run),
           run.seed === null ? null : el("span", { class: "quiet" }, ` seed ${run.seed} `),
           run.status === "completed" ? null : status(run.status),
-          runs.length > 1 ? el("a", { class: "quiet", href: without(run), "aria-label": `Leave out ${nameOf(run)} ${short(run.uuid)}`, title: "leave out" }, " ×") : null,
+          runs.length > 1 ? el("a", { class: "quiet leave", href: without(run), "aria-label": `Leave out ${nameOf(run)} ${short(run.uuid)}`, title: "leave out" }, " ×") : null,
         ),
       ),
+      runs.some((run) => run.parent) ? el("li", {}, el("a", { class: "button", href: about("transfer", runs.map((r) => r.uuid)) }, "What was transferred")) : null,
     ),
     missing.length ? el("p", { class: "failure" }, `Not in this store: ${missing.map(short).join(", ")}`) : null,
-    runs.some((run) => run.parent) ? el("p", {}, el("a", { href: about("transfer", runs.map((r) => r.uuid)) }, "What was transferred between them")) : null,
   );
 }
 
@@ -65,7 +66,10 @@ function marks(groups) {
 }
 
 function renderGroups({ runs, groups }) {
-  const names = ranked(new Set(groups.flatMap((g) => Object.keys(g.metrics))));
+  const all = ranked(new Set(groups.flatMap((g) => Object.keys(g.metrics))));
+  const tested = all.filter((name) => parts(name)[1] !== "train");
+  const names = whole || !tested.length ? all : tested;
+  const box = el("input", { type: "checkbox", checked: whole, onchange: (e) => { whole = e.target.checked; renderGroups(compared); } });
   const index = new Map(runs.map((run, i) => [run.uuid, i]));
   const marked = marks(groups);
   const best = Object.fromEntries(
@@ -99,6 +103,7 @@ function renderGroups({ runs, groups }) {
   fill(
     places.groups,
     table(null, columns, rows, { className: "groups" }),
+    tested.length && tested.length < all.length ? el("label", { class: "check" }, box, " training metrics too") : null,
     el("p", { class: "quiet" }, "Last values. n counts the runs; the spread is the sample's standard deviation, of two or more."),
   );
 }

@@ -53,13 +53,11 @@ export function meanStd({ mean, std }) {
   return std === null ? number(mean) : `${number(mean)} ± ${number(std)}`;
 }
 
-/** A configuration value as one reads it. */
+/** A configuration value, as one would set it. */
 export function scalar(value) {
   if (value === undefined) return "–";
   if (value === null) return "none";
-  if (value === true) return "yes";
-  if (value === false) return "no";
-  return typeof value === "number" ? signed(String(value)) : String(value);
+  return String(value);
 }
 
 export function bytes(size) {

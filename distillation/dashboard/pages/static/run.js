@@ -129,7 +129,7 @@ function renderFiles(run) {
 function renderConfig(run) {
   const keys = Object.keys(run.config).sort();
   const search = el("input", { type: "search", placeholder: "Find a key", "aria-label": "Find in the configuration" });
-  const rows = table(null, [{ title: "key" }, { title: "value" }], keys.map((key) => [key, el("code", {}, scalar(run.config[key]))]), { cards: false });
+  const rows = table(null, [{ title: "key" }, { title: "value" }], keys.map((key) => [key, el("code", {}, scalar(run.config[key]))]), { cards: false, className: "dense" });
   search.addEventListener("input", () => {
     for (const row of rows.querySelectorAll("tbody tr")) row.hidden = !row.textContent.toLowerCase().includes(search.value.toLowerCase());
   });

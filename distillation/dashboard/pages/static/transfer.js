@@ -16,7 +16,7 @@ const OVER_TIME = [
 const ROLE_COLOURS = { teacher: 0, plain: 7, distilled: 1 };
 
 const page = byId("transfer");
-const places = { summary: el("div"), time: el("div", { class: "charts" }), classes: el("div"), reliability: el("div", { class: "charts" }), confusion: el("div", { class: "charts" }) };
+const places = { summary: el("div", { class: "summary" }), time: el("div", { class: "charts" }), classes: el("div"), reliability: el("div", { class: "charts" }), confusion: el("div", { class: "charts" }) };
 const charts = new Map();
 const curves = new Map();
 const tools = curveTools(() => drawCurves());
@@ -38,7 +38,8 @@ function coloured(runs) {
     let colour = ROLE_COLOURS[run.role];
     if (taken.has(colour)) colour = free.find((c) => !taken.has(c)) ?? taken.size;
     taken.add(colour);
-    return { ...run, colour, title: `${run.role}: ${nameOf(run)} ${short(run.uuid)}` };
+    const alone = runs.filter((other) => other.role === run.role).length === 1;
+    return { ...run, colour, title: alone ? run.role : `${run.role} ${short(run.uuid)}` };
   });
 }
 
@@ -48,7 +49,7 @@ function renderSummary(runs, problems) {
     const e = run.evaluation;
     const first = el("span", {}, swatch(run.colour), runLink(run), run.seed === null ? null : el("small", {}, ` seed ${run.seed}`));
     return e
-      ? [first, run.role, e.epoch === null || e.epoch === undefined ? "–" : String(Math.floor(e.epoch) + 1), percent(e.accuracy), percent(e.agreement), number(e.kl), percent(e.ece)]
+      ? [first, run.role, number(e.epoch), percent(e.accuracy), percent(e.agreement), number(e.kl), percent(e.ece)]
       : [first, run.role, "–", "no evaluation", "–", "–", "–"];
   });
   const plain = runs.find((run) => run.role === "plain" && run.evaluation);
@@ -80,6 +81,9 @@ function drawCurves() {
     });
     if (lines.length) showCurves(chart(`time ${head}`, title, places.time), lines, tools.state);
   }
+  // In their order, whichever run's curves came first
+  const wanted = OVER_TIME.map(([head]) => charts.get(`time ${head}`)?.figure).filter(Boolean);
+  if (wanted.some((figure, i) => places.time.children[i] !== figure)) fill(places.time, wanted);
 }
 
 function renderEvaluations(runs) {
@@ -91,7 +95,7 @@ function renderEvaluations(runs) {
   const classes = evaluated[0].evaluation.classes;
   const alike = evaluated.filter((run) => JSON.stringify(run.evaluation.classes) === JSON.stringify(classes));
   showClasses(chart("classes", "Accuracy of each class", places.classes, "tall"), classes, alike);
-  for (const run of evaluated) showReliability(chart(`bins ${run.uuid}`, `Reliability, ${run.title}`, places.reliability), run);
+  for (const run of evaluated) showReliability(chart(`bins ${run.uuid}`, `Reliability, ${run.title} (${nameOf(run)} ${short(run.uuid)})`, places.reliability), run);
   for (const student of alike.filter((run) => run.role === "distilled")) {
     for (const role of ["plain", "teacher"]) {
       const other = alike.find((run) => run.role === role);

@@ -1,0 +1,168 @@
+"""The list of runs in a real browser."""
+
+from __future__ import annotations
+
+import time
+
+import pages_kit as kit
+from pages_kit import HOSTILE
+
+from distillation import runs
+
+
+def test_the_list_shows_every_run_with_its_status_and_metrics(tab, origin, store, named):
+    kit.open_list(tab, origin)
+    assert set(kit.listed(tab)) == {run.uuid for run in runs.list(store)}
+    row = f"[data-uuid='{named['large'].uuid}']"
+    assert kit.text(tab, f"{row} .status") == "completed"
+    assert kit.texts(tab, f'{row} [data-column="epoch"]') == ["2 / 2"]
+    [shown] = kit.texts(tab, f'{row} [data-column="accuracy.test"]')
+    assert abs(kit.number(shown) - named["large"].summary["accuracy.test"]) < 5e-5
+
+
+def test_a_click_on_a_column_sorts_and_a_second_one_turns_it_round(tab, origin):
+    kit.open_list(tab, origin)
+    for order in ("descending", "ascending"):
+        kit.click(tab, '[data-sort="metric accuracy.test"]')
+        head = "document.querySelector('[data-sort=\"metric accuracy.test\"]').parentElement"
+        assert tab.run(f"{head}.getAttribute('aria-sort')") == order
+        values = kit.column(tab, "accuracy.test")
+        numbers = [kit.number(value) for value in values if value != "–"]
+        assert len(numbers) == 5
+        assert numbers == sorted(numbers, reverse=order == "descending")
+        assert values[-1] == "–"  # the run without that metric stays last
+
+
+def test_words_find_runs_by_name_and_configuration(tab, origin, named):
+    kit.open_list(tab, origin)
+    kit.write(tab, "#text", "digits seed=1")
+    assert kit.listed(tab) == [named["small_1"].uuid]
+    kit.write(tab, "#text", "temperature=8")
+    assert kit.listed(tab) == [named["distill"].uuid]
+    kit.write(tab, "#text", "nothing like it")
+    assert "No run matches" in kit.text(tab)
+    tab.run("[...document.querySelectorAll('.empty button')][0].click()")
+    assert len(kit.listed(tab)) == 6
+
+
+def test_the_status_filter_stays_when_the_page_is_loaded_again(tab, origin, store):
+    with runs.create("filters", root=store) as recorder:
+        kit.open_list(tab, origin)
+        tab.wait("document.querySelector('[data-status=running]')")
+        kit.click(tab, "[data-status=running]")
+        assert kit.listed(tab) == [recorder.uuid]
+        kit.open_list(tab, origin, tab.run("location.search"))
+        assert kit.listed(tab) == [recorder.uuid]
+    runs.remove(recorder.uuid, root=store)
+
+
+def test_a_chosen_column_is_remembered(tab, origin, named):
+    kit.open_list(tab, origin)
+    assert not kit.column(tab, "temperature")
+    kit.click(tab, '#columns input[value="config temperature"]')
+    kit.click(tab, '#columns input[value="experiment"]')
+    kit.open_list(tab, origin)
+    assert "8" in kit.column(tab, "temperature")
+    assert not kit.column(tab, "experiment")
+
+
+def test_selected_runs_go_to_the_comparison(tab, origin, named):
+    kit.open_list(tab, origin)
+    pair = [named["small"].uuid, named["distill"].uuid]
+    for uuid in pair:
+        kit.click(tab, f"[data-uuid='{uuid}'] .pick input")
+    assert "2 selected" in kit.text(tab, "#selection")
+    kit.click(tab, "#selection a[href^='/compare']")
+    tab.wait("document.querySelectorAll('.legend.large .swatch').length === 2")
+    assert all(uuid in tab.run("location.search") for uuid in pair)
+
+
+def test_a_hidden_run_can_be_shown_again(tab, origin, named):
+    uuid = named["small_1"].uuid
+    kit.open_list(tab, origin)
+    kit.click(tab, f"[data-uuid='{uuid}'] .pick input")
+    tab.run("[...document.querySelectorAll('#selection button')][0].click()")
+    tab.wait(f"!document.querySelector('[data-uuid=\"{uuid}\"]')")
+    kit.open_list(tab, origin)
+    assert uuid not in kit.listed(tab)
+    kit.click(tab, "#hidden")
+    assert uuid in kit.listed(tab)
+    kit.click(tab, f"[data-uuid='{uuid}'] .pick input")
+    tab.run("[...document.querySelectorAll('#selection button')][0].click()")
+    tab.wait("document.getElementById('selection').hidden")
+    kit.open_list(tab, origin)
+    assert uuid in kit.listed(tab)
+
+
+def test_a_note_is_kept(tab, origin, named):
+    uuid = named["small"].uuid
+    kit.open_list(tab, origin)
+    kit.click(tab, f"[data-uuid='{uuid}'] .edit")
+    kit.write(tab, "dialog textarea", f"the baseline {HOSTILE}")
+    kit.click(tab, "dialog button[type=submit]")
+    tab.wait("!document.querySelector('dialog')")
+    kit.open_list(tab, origin)
+    assert kit.text(tab, f"[data-uuid='{uuid}'] .edit") == f"the baseline {HOSTILE}"
+    tab.open(f"{origin}/runs/{uuid}")
+    tab.wait("document.querySelector('textarea')")
+    assert tab.run("document.querySelector('textarea').value") == f"the baseline {HOSTILE}"
+
+
+def test_hostile_text_is_shown_as_text_on_every_page(tab, origin, store):
+    [run] = runs.list(store, experiment="hostile")
+    others = ",".join(r.uuid for r in runs.list(store))
+    for page in ("", f"runs/{run.uuid}", f"compare?runs={others}", "lineage"):
+        tab.open(f"{origin}/{page}")
+        tab.wait("document.querySelector('main').textContent.includes('<img src=x')")
+        assert tab.run("document.querySelectorAll('main img').length") == 0
+    tab.open(f"{origin}/runs/{run.uuid}")
+    kit.drawn(tab, HOSTILE)  # a metric of that name, drawn by Plotly
+    tab.wait("document.querySelector('.log').textContent.includes('<img')")
+    assert tab.run("document.querySelectorAll('main img').length") == 0
+    assert tab.run("typeof window.hacked") == "undefined"
+
+
+def test_an_empty_store_says_what_to_do_and_fills_by_itself(tab, tmp_path):
+    with kit.dashboard(tmp_path) as address:
+        tab.open(address)
+        tab.wait("document.querySelector('.empty')")
+        assert "python -m experiments.digits" in kit.text(tab)
+        for page in ("lineage", "transfer"):
+            tab.open(f"{address}/{page}")
+            tab.wait("document.querySelector('.empty')")
+            assert "python -m experiments.digits" in kit.text(tab)
+        tab.open(address)
+        with runs.create("first", root=tmp_path) as recorder:
+            tab.wait(f"document.querySelector('[data-uuid=\"{recorder.uuid}\"]')", 5)
+        tab.run("localStorage.clear()")
+
+
+def test_what_cannot_be_read_is_named(tab, tmp_path):
+    with runs.create("good", root=tmp_path) as recorder:
+        pass
+    broken = tmp_path / "good" / ("0" * 32)
+    broken.mkdir()
+    (broken / "run.json").write_text('{"uuid": ')
+    with kit.dashboard(tmp_path) as address:
+        kit.open_list(tab, address)
+        assert kit.listed(tab) == [recorder.uuid]
+        assert "1 thing could not be read" in kit.text(tab, "#problems")
+        assert broken.name in tab.run("document.querySelector('#problems').textContent")
+
+
+def test_nothing_is_asked_while_the_page_is_hidden(tab, origin):
+    kit.open_list(tab, origin)
+    turn = "document.dispatchEvent(new Event('visibilitychange'))"
+    tab.run(
+        f"Object.defineProperty(document, 'hidden', {{value: true, configurable: true}}); {turn}"
+    )
+    tab.run("new Promise(done => setTimeout(done, 300))")  # for a request on its way
+    tab.requests.clear()
+    tab.run("new Promise(done => setTimeout(done, 2600))")
+    assert tab.requests == []
+    since = time.monotonic()
+    tab.run(f"delete document.hidden; {turn}")
+    while not tab.requests:
+        tab.run("1")
+        assert time.monotonic() - since < 1.5
+    assert tab.requests == [f"{origin}/api/runs"]
