@@ -149,7 +149,7 @@ class Resumable:
         ]
         missing, more = (", ".join(map(repr, dict.fromkeys(names))) for names in named)
         if missing or more:
-            what = " and ".join(
+            what = ", and ".join(
                 [f"without {missing}, which this training has"] * bool(missing)
                 + [f"with {more}, which this training has not"] * bool(more)
             )
