@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distillation import LogitsDistillationLoss, StaticLossBalancer, convert
+from distillation.losses import UncertaintyLossBalancer
 
 T, WEIGHT = 4.0, 0.7
 
@@ -115,3 +116,19 @@ def portrait(model: nn.Module) -> dict:
         )
         for name, module in model.named_modules()
     }
+
+
+TEACHER = (make_teacher, (10,), {"seed": 7})
+
+
+def trained(**config):
+    """A converted model after a few steps, with everything that a file has to hold."""
+    config.setdefault("criterion", features())
+    config.setdefault("loss_balancer", UncertaintyLossBalancer(2))
+    model = converted(pair()[0], config.pop("teacher", TEACHER), **config)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for seed in range(3):
+        optimizer.zero_grad()
+        loss_of(model, *batch(seed=seed)).backward()
+        optimizer.step()
+    return model

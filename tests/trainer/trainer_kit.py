@@ -119,3 +119,8 @@ class Recorder(Callback):
 def weights(net):
     """All tensors of a model, as one vector."""
     return torch.cat([t.detach().flatten().double() for t in net.state_dict().values()])
+
+
+def rows(trainer, name):
+    """Values of a metric, as the run store has them."""
+    return trainer.run.curve(name)[1]
