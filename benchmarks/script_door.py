@@ -98,7 +98,7 @@ def epoch(job: ByHand | Converted, seen: list[tuple[Tensor, Tensor]]) -> Callabl
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = arguments(__doc__, rounds=15, argv=argv)
+    options = arguments(__doc__, rounds=61, argv=argv)
     torch.manual_seed(0)
     teacher, student = DigitsLargeModel(), DigitsSmallModel()
     seen = batches()

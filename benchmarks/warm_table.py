@@ -65,7 +65,7 @@ def distillation_step(loader: TensorLoader, precision: str, table: TeacherTable)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = arguments(__doc__, rounds=9, argv=argv)
+    options = arguments(__doc__, rounds=15, argv=argv)
     result = Result(
         "warm_table", "What does a distillation step cost over a plain one, with a warm table?"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -85,6 +86,7 @@ class ImageSet:
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         """Image i, uint8 (C, H, W), and its label. Raises `IndexError` past the ends."""
+        i = operator.index(i)
         if not -len(self) <= i < len(self):
             raise IndexError(f"image {i} of {len(self)}")
         return self.images[i], int(self.labels[i])

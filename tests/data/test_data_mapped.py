@@ -24,6 +24,7 @@ from distillation.data import (
     map_images,
 )
 from distillation.errors import ConfigError, DataError
+from distillation.table import ImageInputs
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,17 @@ def test_batches_are_those_of_images_in_memory_to_the_bit(mapped, colour, channe
     keys = one.sample.flip(0), one.view.flip(0)
     assert torch.equal(made.images(*keys), one.images.flip(0))
     assert equal(made.part(1, 2).batch(3, 0), expected.part(1, 2).batch(3, 0))
+
+
+def test_a_teachers_table_makes_its_pictures_from_the_file(mapped, colour):
+    """And is the same table as that of the images in memory."""
+    inputs, expected = (
+        ImageInputs.of(TensorLoader(images, 20, views=CropFlip(2, 8), channels_last=True))
+        for images in (mapped, colour)
+    )
+    assert inputs.identity() == expected.identity()
+    keys = np.array([69, 0, 7]), np.array([3, 49, 12])
+    assert torch.equal(inputs.render(*keys), expected.render(*keys))
 
 
 def test_cuts_read_nothing_and_are_those_of_the_set_in_memory(mapped, colour):
