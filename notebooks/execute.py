@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import nbformat
+from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -44,8 +45,6 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
         "PYTHONPATH": os.pathsep.join(
             [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         ),
-        # The kernel of this Python before one of the same name in the user's home
-        "JUPYTER_PREFER_ENV_PATH": "1",
     }
     client = NotebookClient(
         notebook,
@@ -55,6 +54,8 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
         record_timing=False,
         coalesce_streams=True,
     )
+    # Of this Python, whatever kernels are installed under the name
+    client.create_kernel_manager().kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
     client.execute(env=env)
     return notebook
 
