@@ -11,6 +11,7 @@ import jinja2
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
@@ -56,6 +57,9 @@ def create_app(
     """
     api = Api(Path(root))
     pages = Pages(Path(root), api)
+    middleware = [Middleware(Guard, hosts=allowed_hosts or LOOPBACK, token=token)]
+    if token is not None:  # from afar a thousand runs are a megabyte, each time one changes
+        middleware.append(Middleware(GZipMiddleware, compresslevel=4))
     app = Starlette(
         routes=[
             *(Route(path, pages.page(name)) for path, name in _TITLES.items()),
@@ -63,7 +67,7 @@ def create_app(
             Route("/static/plotly.min.js", _script(plotly_script())),
             Mount("/static", _Static(directory=PAGES / "static", check_dir=False)),
         ],
-        middleware=[Middleware(Guard, hosts=allowed_hosts or LOOPBACK, token=token)],
+        middleware=middleware,
         exception_handlers={
             HTTPException: pages.refused,
             Exception: _crashed,

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; script-src 'self'; "
-    "style-src 'self' 'unsafe-inline'; "  # Plotly sets style attributes
+    "style-src 'self' 'unsafe-inline'; "  # Plotly adds a style element
     "img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )

@@ -142,6 +142,14 @@ def test_a_program_sends_the_token_in_a_header(tmp_path):
     assert "set-cookie" not in answer.headers
 
 
+def test_what_goes_afar_is_compressed(tmp_path):
+    for _ in range(3):
+        record(tmp_path)
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    assert outside(tmp_path).get("/api/runs", headers=headers).headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in client(tmp_path).get("/api/runs").headers
+
+
 def test_the_printed_address_gives_the_browser_a_cookie_and_does_not_stay(tmp_path):
     asked = outside(tmp_path)
     answer = asked.get(f"/compare?runs=a,b&token={TOKEN}", follow_redirects=False)
