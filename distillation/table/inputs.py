@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from distillation.data import ImageSet, Restricted, TensorLoader, Views
+from distillation.data import ImageSet, ReplayableLoader, Restricted, TensorLoader, Views
 from distillation.errors import ConfigError, TeacherError
 
 # How far a picture may be from its rendering, in units of the standard deviation: rounding only.
@@ -80,7 +80,14 @@ class ImageInputs(Inputs):
 
     @classmethod
     def of(cls, loader: TensorLoader, *, check_images: bool = True) -> ImageInputs:
-        """The pictures that this loader shows, before it rounds them to its own dtype."""
+        """The pictures that this loader shows, before it rounds them to its own dtype.
+
+        Those of a `ReplayableLoader` are `ReplayedInputs`.
+        """
+        if isinstance(loader, ReplayableLoader):
+            from distillation.table.replayed import ReplayedInputs
+
+            return ReplayedInputs(loader, check_images=check_images)
         if not isinstance(loader, TensorLoader):
             raise ConfigError(
                 f"a teacher table needs a loader whose batches carry keys (TensorLoader), not "

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from distillation.data import Rendering, ReplayableLoader, TensorLoader
 from distillation.errors import ConfigError, ShapeError, TeacherError
-from distillation.table import TeacherTable
+from distillation.table import ImageInputs, TeacherTable
 from distillation.table.replayed import ReplayedInputs
 from distillation.table_option import table_source
 
@@ -118,3 +118,9 @@ def test_the_data_set_may_name_itself(noisy):
 
     inputs = ReplayedInputs(ReplayableLoader(Named(noisy.images), 32))
     assert inputs.identity()["data"] == Named.fingerprint
+
+
+def test_it_is_what_a_replayable_loader_stands_for(noisy):
+    inputs = ImageInputs.of(ReplayableLoader(noisy, 32))
+    assert isinstance(inputs, ReplayedInputs)
+    assert (inputs.samples, inputs.views) == (70, 16)
