@@ -11,9 +11,10 @@ from torch import nn
 
 from distillation import data as datasets
 from distillation.errors import ConfigError, DistillationError, RunError, TeacherError, unknown
+from distillation.files import atomic_json
 from distillation.frozen_teacher import FrozenTeacher
-from distillation.runs import Run
-from distillation.transfer import Tally
+from distillation.runs import Run, lock
+from distillation.transfer import FILE, Evaluation, Tally, record
 
 DATASETS = ("cifar10", "digits")
 
@@ -26,6 +27,7 @@ def evaluate_run(
     device: str | torch.device = "cpu",
     batch_size: int = 500,
     trust: Iterable = (),
+    save: bool = False,
 ) -> dict[str, object]:
     """Accuracy, loss and calibration error of `run` at its step (the last by default).
 
@@ -38,8 +40,11 @@ def evaluate_run(
     `teacher_left_out` says why there are none. The teacher is shown the same images, normalised
     as its own run was when that was on the same data set.
 
+    With `save`, all of it and the confusion matrix are written to the run's `evaluation.json`.
+
     Raises:
-        RunError: the run says nothing of a data set, or has no such checkpoint.
+        RunError: the run says nothing of a data set, or has no such checkpoint; with `save` also
+            when another process is writing the run.
         ConfigError: `data` for a data set that does not lie anywhere.
         DataError: the data is missing.
     """
@@ -67,19 +72,23 @@ def evaluate_run(
         "weights": weights,
         "dataset": spec["dataset"],
     }
-    if run.parent_uuid is None:
-        return facts | measure(model, images)
-    facts["teacher"] = run.parent_uuid
-    try:
-        parent, teacher = _teacher(run, trust, device)
-    except DistillationError as error:
-        return facts | measure(model, images) | {"teacher_left_out": str(error)}
-    theirs = _specification(parent)
-    same = theirs is not None and theirs["dataset"] == spec["dataset"]
-    return facts | measure(model, images, teacher, loader(parent, theirs) if same else images)
+    teacher = theirs = None
+    if run.parent_uuid is not None:
+        facts["teacher"] = run.parent_uuid
+        try:
+            parent, teacher = _teacher(run, trust, device)
+        except DistillationError as error:
+            facts["teacher_left_out"] = str(error)
+        else:
+            other = _specification(parent)
+            same = other is not None and other["dataset"] == spec["dataset"]
+            theirs = loader(parent, other) if same else images
+    found, loss = _compared(model, images, teacher, theirs)
+    if save:
+        _save(run, step, found, test.classes)
+    return facts | _facts(found, loss)
 
 
-@torch.inference_mode()
 def measure(
     model: nn.Module,
     loader: Iterable,
@@ -93,6 +102,16 @@ def measure(
 
     Raises ShapeError when the teacher has other classes.
     """
+    return _facts(*_compared(model, loader, teacher, teacher_loader))
+
+
+@torch.inference_mode()
+def _compared(
+    model: nn.Module,
+    loader: Iterable,
+    teacher: nn.Module | None,
+    teacher_loader: Iterable | None,
+) -> tuple[Evaluation, float]:
     tally, losses = Tally(), []
     others = itertools.repeat(None) if teacher is None else (teacher_loader or loader)
     for batch, other in zip(loader, others, strict=False):
@@ -100,15 +119,30 @@ def measure(
         tally.add(logits, labels, None if other is None else teacher(other[0]).float())
         losses.append(F.cross_entropy(logits.double(), labels, reduction="sum"))
     found = tally.compute()
-    measured = {
+    return found, torch.stack(losses).sum().item() / found.images
+
+
+def _facts(found: Evaluation, loss: float) -> dict[str, float | int]:
+    facts = {
         "images": found.images,
         "accuracy": found.accuracy,
-        "loss": torch.stack(losses).sum().item() / found.images,
+        "loss": loss,
         "ece": found.ece,
+        "agreement": found.agreement,
+        "kl": found.kl,
     }
-    return (
-        measured if teacher is None else measured | {"agreement": found.agreement, "kl": found.kl}
-    )
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _save(run: Run, step: int, found: Evaluation, classes: Iterable[str]) -> None:
+    """Write evaluation.json, as an experiment does after each epoch."""
+    epoch = run.checkpoint(step, names=[], state=False).info.get("epoch")
+    facts = record(found, split="test", epoch=epoch, step=step, classes=list(classes))
+    held = lock.hold(run.path)
+    try:
+        atomic_json(run.path / FILE, facts)
+    finally:
+        held.release()
 
 
 def check_device(device: str) -> torch.device:

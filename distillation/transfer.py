@@ -33,6 +33,8 @@ from distillation.losses.checks import check_count, check_pair
 from distillation.losses.functional import kl_divergence
 from distillation.meters import wide
 
+FILE = "evaluation.json"
+"""Where a run keeps what `record` makes, in its folder."""
 BINS = 15
 """Bins of the calibration error, as in Guo et al. 2017."""
 
@@ -183,11 +185,12 @@ class Tally:
 
 
 def record(
-    evaluation: Evaluation, *, split: str, epoch: int, step: int, classes: Sequence[str]
+    evaluation: Evaluation, *, split: str, epoch: int | None, step: int, classes: Sequence[str]
 ) -> dict[str, Any]:
     """What `evaluation.json` of a run says, as a dict; NaN becomes null when it is written.
 
-    `epoch` counts the epochs that are done, `step` the training samples seen, as in metrics.jsonl.
+    `epoch` counts the epochs that are done (None where that is not known), `step` the training
+    samples seen, as in metrics.jsonl.
     Raises `ShapeError` when there are not as many `classes` as the confusion matrix has rows.
     """
     if len(classes) != len(evaluation.confusion):

@@ -21,9 +21,7 @@ from distillation.errors import TeacherError
 from distillation.files import atomic_json
 from distillation.frozen_teacher import TeacherSource
 from distillation.hooks import Hooks
-from distillation.transfer import Tally, record
-
-FILE = "evaluation.json"
+from distillation.transfer import FILE, Tally, record
 
 
 class Evaluation(Hooks):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
 from distillation import runs
 from distillation.data import digits
-from distillation.errors import ShapeError
+from distillation.errors import RunError, ShapeError
 from distillation.evaluation import evaluate_run, measure
 from distillation.frozen_teacher import FrozenTeacher
 from distillation.models.digits import DigitsLargeModel, DigitsSmallModel
@@ -104,3 +106,21 @@ def test_a_teacher_with_other_weights_is_not_compared_with(pair, tmp_path):
     told = evaluate_run(runs.find(student.uuid, tmp_path))
     assert "not the teacher it was" in told["teacher_left_out"]
     assert "agreement" not in told
+
+
+def test_what_is_measured_can_be_saved_for_the_dashboard(pair):
+    student, *_ = pair
+    assert not (student.path / "evaluation.json").exists()
+    told = evaluate_run(student, save=True)
+    saved = json.loads((student.path / "evaluation.json").read_text())
+    for name in ("accuracy", "ece", "agreement", "kl", "images", "step"):
+        assert saved[name] == told[name]
+    assert (saved["split"], saved["epoch"], saved["classes"][3]) == ("test", None, "3")
+    assert sum(map(sum, saved["confusion"])) == 360
+
+
+def test_a_run_that_is_being_written_is_not_written_beside(pair, tmp_path):
+    student, *_ = pair
+    with runs.resume(student.uuid, tmp_path), pytest.raises(RunError, match="is running"):
+        evaluate_run(student, save=True)
+    assert not (student.path / "evaluation.json").exists()

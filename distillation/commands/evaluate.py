@@ -30,6 +30,9 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="MODULE", help="Code that may build the model.", show_default=False),
     ] = None,
+    save: Annotated[
+        bool, typer.Option("--save", help="Write evaluation.json for the dashboard's comparison.")
+    ] = False,
     runs: output.Runs = None,
     json: Json = False,
 ) -> None:
@@ -37,6 +40,7 @@ def evaluate(
 
     For a student whose teacher is in the store also agreement, the share of images for which both
     choose the same class, and kl, of the teacher's probabilities from the student's, in nats.
+    Experiments save all of that after each epoch; for other runs, --save does.
 
     Example: distill evaluate 3fa9 --step best
     """
@@ -56,6 +60,7 @@ def evaluate(
         device=check_device(device),
         batch_size=batch_size,
         trust=tuple(trust or ()),
+        save=save,
     )
     if json:
         output.print_json(result)

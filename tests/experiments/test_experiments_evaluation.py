@@ -99,6 +99,9 @@ def test_distill_evaluate_and_show_tell_the_same(student):
     for name in ("accuracy", "ece", "agreement", "kl"):
         assert told[name] == pytest.approx(last[name], rel=1e-4)
     assert told["teacher"] == student.parent_uuid
+    distill("evaluate", student.uuid, "--save", *place)
+    for name in ("split", "epoch", "step", "classes", "images", "confusion"):
+        assert written(student)[name] == last[name]
     shown = distill("show", student.uuid, *place)
     compared = distill("compare", student.uuid, student.parent_uuid, *place)
     for name, better in (("ece", "lowest"), ("kl", "lowest"), ("agreement", "highest")):
