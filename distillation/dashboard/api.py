@@ -89,8 +89,10 @@ class Api:
 
     def compare(self, request: Request) -> Response:
         """Runs side by side."""
-        chosen, missing = self._chosen(request, self.catalogue.listing())
-        return tagged(request, dumps({**comparison.comparison(chosen), "missing": missing}))
+        listing = self.catalogue.listing()
+        chosen, missing = self._chosen(request, listing)
+        found = comparison.comparison(listing, chosen)
+        return tagged(request, dumps({**found, "missing": missing}))
 
     def lineage(self, request: Request) -> Response:
         """Who learned from whom."""

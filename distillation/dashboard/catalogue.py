@@ -204,10 +204,10 @@ def _config(folder: Path, problems: list[str]) -> dict[str, object]:
 
 def _epochs(config: Mapping[str, object]) -> int | float | None:
     """How many epochs the run is to have, as experiments, trainer and toolkit call it."""
-    keys = [key for key in config if key.rpartition(".")[2] in _EPOCHS]
-    for key in sorted(keys, key=lambda key: (key.count("."), key)):
-        if isinstance(config[key], (int, float)) and not isinstance(config[key], bool):
-            return config[key]
+    for key in sorted(config, key=lambda key: (key.count("."), key)):
+        # A recipe says too how its teacher is trained
+        if key.rpartition(".")[2] in _EPOCHS and "teacher" not in key:
+            return finite(config[key])
     return None
 
 

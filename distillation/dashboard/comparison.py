@@ -6,21 +6,22 @@ import json
 import statistics
 from collections.abc import Sequence
 
-from distillation.dashboard.catalogue import Entry
+from distillation.dashboard.catalogue import Entry, Listing
 
 _SEED = "seed"
 
 
-def comparison(entries: Sequence[Entry]) -> dict:
+def comparison(listing: Listing, entries: Sequence[Entry]) -> dict:
     """{"runs", "differences", "groups"} of `entries`.
 
     A difference has no value for a run without such a key. A group is runs of one experiment whose
-    model and whole configuration but the seed are equal.
+    model and whole configuration but the seed are equal, and whose teachers are alike in the same
+    sense.
     """
     return {
         "runs": [{**entry.facts, "config": entry.config} for entry in entries],
         "differences": differences(entries),
-        "groups": [_group(members) for members in _grouped(entries)],
+        "groups": [_group(members) for members in _grouped(listing, entries)],
     }
 
 
@@ -46,17 +47,21 @@ def spread(values: Sequence[float]) -> dict:
     return {"mean": statistics.fmean(values), "std": std, "n": len(values)}
 
 
-def _grouped(entries: Sequence[Entry]) -> list[list[Entry]]:
+def _grouped(listing: Listing, entries: Sequence[Entry]) -> list[list[Entry]]:
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
-        same = (
-            entry.facts["experiment"],
-            entry.info.get("model"),
-            entry.is_distilled,
-            without_seed(entry),
-        )
-        groups.setdefault(_exactly(same), []).append(entry)
+        teachers = [
+            _kind(listing.entries[uuid]) if uuid in listing.entries else uuid
+            for uuid in entry.teachers
+        ]
+        groups.setdefault(_exactly([_kind(entry), teachers]), []).append(entry)
     return list(groups.values())
+
+
+def _kind(entry: Entry) -> list:
+    """What runs have in common that differ in their seed alone."""
+    experiment, model = entry.facts["experiment"], entry.info.get("model")
+    return [experiment, model, entry.is_distilled, without_seed(entry)]
 
 
 def _group(members: Sequence[Entry]) -> dict:

@@ -38,6 +38,22 @@ def test_a_run_is_listed_with_what_it_recorded(tmp_path):
         assert datetime.fromisoformat(run[key]).utcoffset().total_seconds() == 0
 
 
+@pytest.mark.parametrize(
+    ("config", "epochs"),
+    [
+        ({"epochs": 3}, 3),
+        ({"training_params": {"max_epochs": 4, "lr_warmup_epochs": 1}}, 4),
+        ({"max_epoch": 5}, 5),
+        ({"a": {"teacher_training": {"max_epochs": 9}}, "z": {"params": {"max_epochs": 2}}}, 2),
+        ({"epochs": "many"}, None),
+        ({"lr": 1}, None),
+    ],
+)
+def test_how_many_epochs_a_run_is_to_have_is_told_by_its_configuration(tmp_path, config, epochs):
+    uuid = record(tmp_path, config=config)
+    assert listed(client(tmp_path))[uuid]["epochs"] == epochs
+
+
 def test_the_newest_run_comes_first(tmp_path):
     uuids = [record(tmp_path) for _ in range(3)]
     for day, uuid in enumerate(uuids, 1):

@@ -63,6 +63,15 @@ def test_another_model_or_another_experiment_is_another_group(tmp_path):
     assert [group["runs"] for group in groups] == [[large], [small], [elsewhere]]
 
 
+def test_students_are_one_group_when_their_teachers_differ_in_their_seed_alone(tmp_path):
+    long, again = (seeded(tmp_path, 0.9, seed, config={"epochs": 9}) for seed in (1, 2))
+    short = seeded(tmp_path, 0.8, 1, config={"epochs": 1})
+    teachers = [long, again, short, "e" * 32, "f" * 32]
+    students = [seeded(tmp_path, 0.9, seed, parent=t) for seed, t in enumerate(teachers)]
+    groups = compare(tmp_path, *students)["groups"]
+    assert [group["runs"] for group in groups] == [students[:2], *([s] for s in students[2:])]
+
+
 def test_a_run_on_its_way_does_not_count_beside_completed_ones(tmp_path):
     done, going = seeded(tmp_path, 0.9, 0), seeded(tmp_path, 0.2, 1)
     edit(folder(tmp_path, going) / "run.json", status="interrupted")
