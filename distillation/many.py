@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distillation.data.moving import to_device
 from distillation.errors import CheckpointError, ConfigError, unknown
 from distillation.frozen_teacher import TeacherSource
 from distillation.losses import LogitsDistillationLoss, StaticLossBalancer
@@ -166,7 +167,7 @@ def _train(lanes, shared, loader, epochs, epoch, start, valid_loaders, save_seco
     for now in range(epoch, epochs):
         first, start = start, 0
         for number, batch in enumerate(loader.batches(now, start=first), start=first):
-            images, labels = (t.to(every[0].device) for t in batch[:2])
+            images, labels = (to_device(t, every[0].device) for t in batch[:2])
             keys = {"sample": batch.sample, "view": batch.view} if hasattr(batch, "view") else {}
             with every[0].autocast():
                 shared.look(images, keys)

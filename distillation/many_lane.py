@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from distillation import runs
 from distillation.checkpoint import load_strict
+from distillation.data.moving import to_device
 from distillation.distiller import Distiller
 from distillation.errors import TeacherError
 from distillation.frozen_teacher import TeacherSource
@@ -120,7 +121,7 @@ class Lane:
         for split, loader in valid_loaders.items():
             meters = Meters()
             for batch in loader:
-                images, labels = (t.to(self.device) for t in batch[:2])
+                images, labels = (to_device(t, self.device) for t in batch[:2])
                 with self.autocast():
                     output = self.model(images)
                 right = (output.argmax(-1) == labels).float().mean()

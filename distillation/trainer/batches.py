@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from distillation.data import moving
 from distillation.errors import ConfigError
 from distillation.replay import samples_in
 
@@ -120,7 +121,7 @@ def _adapted(result: Any, batch: Any) -> Parts:
 def to_device(value: Any, device: torch.device) -> Any:
     """Tensors in (nested) tuples, lists and dicts on `device`; what is there stays as it is."""
     if isinstance(value, torch.Tensor):
-        return value if value.device == device else value.to(device, non_blocking=True)
+        return moving.to_device(value, device)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(to_device(item, device) for item in value))
     if isinstance(value, (list, tuple)):
