@@ -67,7 +67,9 @@ const merged = (into, from) => {
  */
 export class Chart {
   constructor(title, { size = "" } = {}) {
-    this.drawing = el("div", { class: `drawing ${size}`, role: "img" });
+    // What Plotly draws has no words of its own: the picture around it has
+    this.drawing = el("div", { class: `drawing ${size}`, "aria-hidden": "true" });
+    this.picture = el("div", { role: "img" }, this.drawing);
     this.drawing.chart = this;
     this.legend = el("ul", { class: "legend" });
     this.said = el("p", { class: "said" });
@@ -76,7 +78,7 @@ export class Chart {
       "figure",
       {},
       el("figcaption", {}, el("h3", {}, title), this.legend),
-      this.drawing,
+      this.picture,
       this.said,
       el("details", {}, el("summary", {}, "As a table", el("span", { class: "unseen" }, `: ${title}`)), this.table),
     );
@@ -89,7 +91,7 @@ export class Chart {
 
   show({ traces, layout = () => ({}), label, said = "", data }) {
     this.wanted = { traces, layout };
-    this.drawing.setAttribute("aria-label", `${this.title}. ${label}`);
+    this.picture.setAttribute("aria-label", `${this.title}. ${label}`);
     if (this.said.textContent !== said) fill(this.said, said);
     fill(this.table, table(null, data.columns, data.rows, { cards: false }));
     this.draw();
@@ -109,6 +111,7 @@ export class Chart {
       const options = { displayModeBar: false, responsive: true, showTips: false };
       // What the reader zoomed into stays
       await Plotly.react(this.drawing, this.wanted.traces(), { ...layout, uirevision: layout.yaxis.type }, options);
+      document.getElementById("js-plotly-tester")?.setAttribute("aria-hidden", "true"); // its ruler
       this.drawing.dataset.drawn = String(Number(this.drawing.dataset.drawn || 0) + 1);
     } catch (error) {
       fill(this.said, `This chart could not be drawn: ${error.message}`);
