@@ -179,6 +179,10 @@ class Tally:
             kl=divergence,
         )
 
+    def __bool__(self) -> bool:
+        """Whether anything was added."""
+        return self._sums is not None
+
     def reset(self) -> None:
         """Forget every batch."""
         self.classes, self.with_teacher, self._sums = 0, False, None

@@ -47,6 +47,9 @@ class Evaluation(Hooks):
 
     def on_validate_end(self, engine, split: str, metrics: dict[str, float]) -> None:
         """Add the measures to the epoch's metrics, and write those of the test images"""
+        # A step that adds nothing has other measures than these
+        if not self.tally:
+            return
         # Each process has seen its share
         found = self.tally.compute(engine._reduce)
         measures = {"ece": found.ece, "agreement": found.agreement, "kl": found.kl}

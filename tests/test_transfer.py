@@ -207,6 +207,7 @@ def test_a_tally_that_is_reset_begins_anew(outputs):
     tally = Tally()
     tally.add(student, labels, teacher)
     tally.reset()
+    assert not tally
     tally.add(student[:10, :4], labels[:10].clamp(max=3))
     assert tally.compute().images == 10
 

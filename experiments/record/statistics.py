@@ -15,10 +15,10 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class Spread:
-    """
+    r"""
     ### Mean over the seeds, with its spread
 
-    The sample standard deviation ($n - 1$) and the standard error $s / \\sqrt n$ are `None` for one
+    The sample standard deviation ($n - 1$) and the standard error $s / \sqrt n$ are `None` for one
     seed: one number has no spread.
     """
 

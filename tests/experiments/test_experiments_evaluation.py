@@ -17,7 +17,7 @@ from distillation import cli, runs
 from distillation.data import TensorLoader, digits
 from distillation.errors import TeacherError
 from distillation.teacher import as_teacher
-from experiments.evaluation import ComputedOnce
+from experiments.evaluation import ComputedOnce, Evaluation
 
 
 def written(run: runs.Run) -> dict:
@@ -168,3 +168,11 @@ def test_one_process_of_two_asks_for_its_share_only():
     for batch in loader:
         assert not once(batch.images, sample=batch.sample).isnan().any()
     assert model.seen == 180
+
+
+def test_a_step_that_adds_nothing_has_no_such_measures():
+    metrics = {"loss.test": 0.5}
+    evaluation = Evaluation(["a", "b"])
+    evaluation.on_validate_start(None, "test")
+    evaluation.on_validate_end(None, "test", metrics)
+    assert metrics == {"loss.test": 0.5}
