@@ -204,11 +204,9 @@ def _config(folder: Path, problems: list[str]) -> dict[str, object]:
 
 def _epochs(config: Mapping[str, object]) -> int | float | None:
     """How many epochs the run is to have, as experiments, trainer and toolkit call it."""
-    for key in sorted(config, key=lambda key: (key.count("."), key)):
-        # A recipe says too how its teacher is trained
-        if key.rpartition(".")[2] in _EPOCHS and "teacher" not in key:
-            return finite(config[key])
-    return None
+    keys = [key for key in config if key.rpartition(".")[2] in _EPOCHS]
+    keys = [key for key in keys if "teacher" not in key]  # a recipe says how it is trained too
+    return finite(config[min(keys, key=lambda key: (key.count("."), key))]) if keys else None
 
 
 def _scalar(value: object) -> object:

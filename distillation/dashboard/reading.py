@@ -15,6 +15,7 @@ from distillation.runs.metrics import KEYS
 
 Signature = tuple[int, int, int]
 
+_DECODER = json.JSONDecoder(parse_constant=lambda name: None)
 _TAIL = 1 << 13  # bytes; the last row of a metrics file is looked for in so many, then in more
 
 
@@ -59,9 +60,9 @@ def read_json(path: Path) -> object:
         raise RunError(f"{path.name} is damaged: {error}") from error
 
 
-def parse(text: bytes | str) -> object:
-    """JSON, with NaN and Infinity as None. Raises ValueError or RecursionError."""
-    return json.loads(text, parse_constant=lambda name: None)
+def parse(text: bytes) -> object:
+    """JSON in UTF-8, with NaN and Infinity as None. Raises ValueError or RecursionError."""
+    return _DECODER.decode(text.decode())
 
 
 def dumps(value: object) -> str:
