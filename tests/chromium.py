@@ -145,6 +145,6 @@ class Tab:
         """Requests that left `origin`."""
         return [u for u in self.requests if not re.match(rf"{re.escape(origin)}|data:|about:", u)]
 
-    def screenshot(self, path: Path, *, whole: bool = False) -> None:
-        shot = self.send("Page.captureScreenshot", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(shot["data"]))
+    def picture(self) -> bytes:
+        """What the window shows, as PNG."""
+        return base64.b64decode(self.send("Page.captureScreenshot")["data"])

@@ -145,7 +145,7 @@ def test_agreement_divergence_and_calibration_are_drawn_over_time(tab, origin, n
     for title, metric in (("Agreement", "agreement.test"), ("KL", "kl.test")):
         drawing = kit.drawn(tab, title)
         assert tab.run(f"{drawing}.data.map(t => t.y)") == [named["distill"].curve(metric)[1]]
-    drawing = kit.drawn(tab, "Expected calibration error")
+    drawing = kit.drawn(tab, "Calibration error")
     tab.wait(f"{drawing}.data.length === 3")  # teacher, plain, distilled
 
 

@@ -10,7 +10,7 @@ import { showClasses, showDifference, showReliability } from "./evaluation.js";
 const OVER_TIME = [
   ["agreement", "Agreement with the teacher"],
   ["kl", "KL(teacher ‖ student), nats"],
-  ["ece", "Expected calibration error"],
+  ["ece", "Calibration error (ECE)"],
   ["accuracy", "Accuracy"],
 ];
 const ROLE_COLOURS = { teacher: 0, plain: 7, distilled: 1 };
