@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pty
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from uuid import uuid4
 
@@ -287,10 +287,11 @@ def test_a_thousand_runs_are_listed_in_less_than_two_seconds(tmp_path):
     thousand_runs(tmp_path)
     command = [sys.executable, "-m", "distillation.cli", "runs", "--runs", str(tmp_path)]
     took = []
-    for _ in range(3):  # the best of three: other processes share these cores
-        started = time.perf_counter()
+    for _ in range(3):  # in the processor's time: other processes share these cores
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        took.append(time.perf_counter() - started)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert len(out.splitlines()) == 1001
         assert out.count("interrupted") == 500
     assert min(took) < 2, took

@@ -1,7 +1,6 @@
 """A thousand runs with ten thousand points each: the list and a curve in under a second.
 
-On a core of its own the first list takes half a second; only that test leaves room for a machine
-whose cores others use.
+Counted in the processor's time, which does not depend on what else the machine does.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import pytest
 from dashboard_kit import client, large_store
 
 RUNS, POINTS = 1_000, 10_000
-LIMIT = 1.0  # seconds
+LIMIT = 1.0  # seconds of one core
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +22,12 @@ def store(tmp_path_factory):
 
 
 def best_of(tries: int, ask: Callable[[], object]) -> float:
-    """Seconds of the fastest: other programs may take the processor meanwhile."""
+    """Seconds of the fastest, those of the server's threads included."""
     seconds = []
     for _ in range(tries):
-        start = time.perf_counter()
+        start = time.process_time()
         ask()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     return min(seconds)
 
 
@@ -39,16 +38,16 @@ def test_the_list_takes_less_than_a_second(store):
     def ask():
         assert len(asked.get("/api/runs").json()["runs"]) == RUNS
 
-    assert best_of(1, ask) < 2 * LIMIT, "nothing is known yet"
+    assert best_of(1, ask) < LIMIT, "nothing is known yet"
     assert best_of(3, ask) < LIMIT
 
 
 def test_the_list_is_read_again_only_where_it_changed(store):
     root, _ = store
     asked = client(root)
-    start = time.perf_counter()
+    start = time.process_time()
     tag = asked.get("/api/runs").headers["etag"]
-    first = time.perf_counter() - start
+    first = time.process_time() - start
 
     def again():
         assert asked.get("/api/runs", headers={"If-None-Match": tag}).status_code == 304
