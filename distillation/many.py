@@ -167,8 +167,9 @@ def _train(lanes, shared, loader, epochs, epoch, start, valid_loaders, save_seco
     for now in range(epoch, epochs):
         first, start = start, 0
         for number, batch in enumerate(loader.batches(now, start=first), start=first):
+            names = ("sample", "view") if hasattr(batch, "view") else ()
+            keys = {name: to_device(getattr(batch, name), every[0].device) for name in names}
             images, labels = (to_device(t, every[0].device) for t in batch[:2])
-            keys = {"sample": batch.sample, "view": batch.view} if hasattr(batch, "view") else {}
             with every[0].autocast():
                 shared.look(images, keys)
             for lane in every:
