@@ -10,6 +10,7 @@ are read, interrupted ones go on, missing ones are made. Stop it at any moment, 
 figures are written whenever a seed is complete.
 
     python -m benchmarks.views_cost --teacher 3fa9 --epochs 20 --seeds 3
+    python -m benchmarks.views_cost --teacher 3fa9 --subset 10000 --epochs 30 --seeds 2
     python -m benchmarks.views_cost --experiment digits --teacher 3fa9 --views 1 3 9 --epochs 3
 """
 
@@ -114,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--views", type=int, nargs="+", help="default: 4 16 64 and all")
     parser.add_argument("--seeds", type=int, default=3, help="students of each K: seeds 0, 1, …")
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--subset", type=int, default=0, help="of the training images; 0 is all")
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--runs", help="root of the run store")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -125,6 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     teacher = runs.find(options.teacher, options.runs)
 
     name = "views_cost" if options.experiment == "cifar10" else f"views_cost_{options.experiment}"
+    name += "_subset" if options.subset else ""
     accuracies: dict[int, list[float]] = {k: [] for k in ks}
     for seed in range(options.seeds):
         for k in ks:
@@ -132,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "views_per_image": 0 if k == every else k,
                 "seed": seed,
                 "epochs": options.epochs,
+                "subset": options.subset,
                 "precision": options.precision,
                 "teacher_table": "auto",
             }
@@ -142,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         result.settings = {
             "experiment": options.experiment,
             "epochs": options.epochs,
+            "subset": options.subset,
             "seeds": seed + 1,
             "precision": options.precision,
             "teacher": f"{teacher.experiment} {teacher.name}",
