@@ -228,7 +228,7 @@ def test_other_modules_are_refused(tmp_path):
         engine.modules = {"student": engine.modules["model"]}
         return engine
 
-    with pytest.raises(CheckpointError, match="without 'student'.* and with 'model'"):
+    with pytest.raises(CheckpointError, match=r"without 'student'.* and with 'model'"):
         resume(tmp_path, uuid, other)
 
 
