@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import check, doors, sources, views_cost
+from benchmarks import check, compiling, doors, sources, views_cost
 from benchmarks.check import Target
 from benchmarks.common import Result, Spread, Timing, measure, ratio
 
@@ -267,6 +267,21 @@ def test_a_door_trains_what_the_loop_by_hand_trains(door, tmp_path):
     for target in check.TARGETS:
         if target.benchmark == door:
             assert target.figure in written["figures"]
+
+
+@pytest.mark.parametrize(
+    ("compiled", "words"),
+    [
+        ([0.8] * 7, "compiling is earned back after 50 steps"),
+        ([1.3] * 7, "a compiled step is slower"),
+        ([0.8, 0.9, 1.0, 1.1, 1.2, 1.0, 0.9], "a difference cannot be told from noise"),
+        ([0.8] * 3, "a difference cannot be told from noise"),
+    ],
+)
+def test_whether_compiling_pays_is_said_only_where_it_is_known(compiled, words):
+    eager = [1.0] * len(compiled)
+    timings = {"eager": Timing(eager, eager), "compiled": Timing(compiled, compiled)}
+    assert compiling.verdict(10.0, timings, "eager", "compiled") == words
 
 
 def test_the_cost_of_views_is_reported_as_mean_and_deviation_over_seeds():
