@@ -22,7 +22,7 @@ const state = {
   selected: new Set(),
   last: null,
 };
-const rows = new Map(); // uuid → {row, key}
+const rows = new Map(); // uuid → {row, run, on, text}
 let body = null;
 let head = "";
 
@@ -149,16 +149,21 @@ function frame() {
 function renderRows(shown) {
   frame();
   const wanted = shown.map((run) => {
-    const key = JSON.stringify([run, state.selected.has(run.uuid)]);
+    const on = state.selected.has(run.uuid);
     const known = rows.get(run.uuid);
-    if (known?.key === key) return known.row;
+    if (known?.run === run && known.on === on) return known.row;
+    const text = JSON.stringify(run);
+    if (known?.text === text && known.on === on) {
+      known.run = run;
+      return known.row;
+    }
     const row = rowOf(run);
     if (known?.row.contains(document.activeElement)) {
       const at = [...known.row.querySelectorAll("a, button, input")].indexOf(document.activeElement);
       known.row.replaceWith(row);
       row.querySelectorAll("a, button, input")[at]?.focus();
     }
-    rows.set(run.uuid, { row, key });
+    rows.set(run.uuid, { row, run, on, text });
     return row;
   });
   if (wanted.length !== body.children.length || wanted.some((row, i) => body.children[i] !== row)) {
