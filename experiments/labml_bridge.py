@@ -47,7 +47,8 @@ def create_experiment(uuid: str, name: str, comment: str, root: Path, *, log: bo
     `log.jsonl`.
     """
     _quiet()
-    # The runs' root
+    # The runs' root; labml takes a relative one from itself, `logs/logs`
+    root = root.absolute()
     lab.configure({"path": str(root), "experiments_path": str(root)})
     # A run that was killed leaves its process id behind, and labml would refuse to go on
     (root / name / uuid / "run.pid").unlink(missing_ok=True)
