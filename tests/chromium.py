@@ -49,7 +49,9 @@ def browser(profile: Path):
             assert time.monotonic() < deadline, "Chromium opened no debugging port"
             time.sleep(0.05)
         port, path = port_file.read_text().split("\n")[:2]
-        with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None) as socket:
+        address = f"ws://127.0.0.1:{port}{path}"
+        # What a page that asks on and on has told is not read to its end
+        with connect(address, max_size=None, proxy=None, close_timeout=0.5) as socket:
             yield Tab(socket)
     finally:
         process.terminate()

@@ -15,17 +15,17 @@ HOSTILE = "<img src=x onerror=window.hacked=1>"
 
 
 @contextmanager
-def dashboard(root: Path):
-    """`distill dashboard` over the runs at `root`, as a process; gives its origin."""
+def dashboard(root: Path, *options: str):
+    """`distill dashboard` over the runs at `root`, as a process; gives the address it prints."""
     command = [sys.executable, "-m", "distillation.cli", "dashboard", "--port", "0"]
     process = subprocess.Popen(
-        [*command, "--runs", str(root)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [*command, "--runs", str(root), *options], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     try:
         line = process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:\d+", line)
+        found = re.search(r"http://\S+", line)
         assert found, f"the dashboard said {line!r}"
-        yield found[0]
+        yield found[0].removesuffix("/")
     finally:
         process.terminate()
         process.wait(timeout=20)

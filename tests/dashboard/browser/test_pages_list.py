@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pages_kit as kit
@@ -134,6 +135,16 @@ def test_an_empty_store_says_what_to_do_and_fills_by_itself(tab, tmp_path):
         tab.open(address)
         with runs.create("first", root=tmp_path) as recorder:
             tab.wait(f"document.querySelector('[data-uuid=\"{recorder.uuid}\"]')", 5)
+        tab.run("localStorage.clear()")
+
+
+def test_a_dashboard_that_others_reach_opens_with_its_token(tab, store):
+    with kit.dashboard(store, "--host", "0.0.0.0") as printed:
+        port, token = re.fullmatch(r"http://.+:(\d+)/(\?token=.+)", printed).groups()
+        kit.open_list(tab, f"http://127.0.0.1:{port}", token)
+        assert "token" not in tab.run("location.href")  # nor in the history
+        kit.click(tab, ".runs tbody a")
+        tab.wait("document.querySelector('.title h1')")
         tab.run("localStorage.clear()")
 
 

@@ -118,6 +118,8 @@ def test_values_that_are_no_numbers_are_gaps_that_are_told(tab, origin, store):
     open_run(tab, origin, run.uuid)
     drawing = kit.drawn(tab, "loss")
     assert tab.run(f"{drawing}.data[0].y") == [2.0, None, 1.0, None, None, 0.0, 0.5]
+    assert not tab.run(f"{drawing}._fullData[0].connectgaps")
+    assert tab.run(f"{drawing}.data[0].marker.size") == [5, 0, 5, 0, 0, 0, 0]  # seen alone
     assert "3 values were not a number" in kit.text(tab)
     kit.click(tab, "#log-scale")
     tab.wait("document.querySelector('main').innerText.includes('1 value is not above zero')")

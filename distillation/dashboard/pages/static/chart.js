@@ -183,9 +183,11 @@ export function showCurves(chart, lines, { smoothing = 0, log = false, named = t
     traces: () =>
       lines.flatMap((l) => {
         const line = { color: lineColour(l.colour), width: 1.8, dash: DASHES[Math.floor(l.colour / 8) % 4] };
-        const few = l.values.length < 2 ? "markers" : "lines";
+        // A value between two that are no numbers has no line: it gets a point
+        const lone = l.values.map((v, i) => v !== null && (l.values[i - 1] ?? l.values[i + 1] ?? null) === null);
+        const marker = { color: line.color, size: lone.map((is) => (is ? 5 : 0)), opacity: 1 };
         const hovertemplate = `%{y:.5~g} at %{x:,}<extra></extra>`;
-        const trace = { x: l.steps, y: l.values, mode: few, line, marker: { color: line.color }, connectgaps: false, hovertemplate };
+        const trace = { x: l.steps, y: l.values, mode: lone.includes(true) ? "lines+markers" : "lines", line, marker, connectgaps: false, hovertemplate };
         if (!smoothing) return [trace];
         const faint = { ...trace, opacity: 0.28, line: { ...line, width: 1 }, hoverinfo: "skip", hovertemplate: null };
         return [faint, { ...trace, y: smooth(l.values, smoothing) }];
