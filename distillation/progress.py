@@ -12,7 +12,8 @@ from distillation.hooks import Hooks
 if TYPE_CHECKING:
     from distillation.engine import Engine
 
-_QUIET = ("param.", "grad.")
+# Recorded, but not on the line of an epoch: the parts of a loss, and what is looked at afterwards
+_QUIET = ("param.", "grad.", "ece.", "kl.", "loss.nll.", "loss.kl_div.")
 
 
 def epoch_line(epoch: int, epochs: int, metrics: dict[str, float], seconds: float) -> str:
