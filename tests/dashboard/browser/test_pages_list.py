@@ -67,6 +67,17 @@ def test_a_chosen_column_is_remembered(tab, origin, named):
     assert not kit.column(tab, "experiment")
 
 
+def test_settings_that_tell_runs_of_a_name_apart_are_shown_unasked(tab, tmp_path):
+    for warmth in (4.0, 8.0):
+        config = {"seed": int(warmth), "momentum": 0.9, "temperature": warmth}
+        with runs.create("tells", name="distill", config=config, root=tmp_path):
+            pass
+    with kit.dashboard(tmp_path) as address:
+        kit.open_list(tab, address)
+        assert set(kit.column(tab, "temperature")) == {"4", "8"}
+        assert not kit.column(tab, "momentum")
+
+
 def test_selected_runs_go_to_the_comparison(tab, origin, named):
     kit.open_list(tab, origin)
     pair = [named["small"].uuid, named["distill"].uuid]

@@ -33,6 +33,8 @@ const FACTS = [
 ];
 const USUAL = ["status", "experiment", "created", "epoch", "seed", "teacher", "note"];
 
+const SHOWN = /(^|\.)(seed|epochs|max_epochs?)$/; // settings that are facts of the run already
+
 const metric = (name) => ({
   id: `metric ${name}`,
   title: name,
@@ -62,10 +64,30 @@ export function columnsOf(runs) {
   return cached.columns;
 }
 
+/** The settings that tell runs of the same name apart; those that do so for most names first. */
+function telling(runs) {
+  const alike = new Map();
+  for (const run of runs) {
+    const key = `${run.experiment}/${run.name}`;
+    alike.set(key, [...(alike.get(key) || []), run]);
+  }
+  const times = new Map();
+  for (const group of alike.values()) {
+    for (const key of names(group, "config")) {
+      const differs = new Set(group.map((run) => JSON.stringify(run.config[key]))).size > 1;
+      if (differs && !SHOWN.test(key)) times.set(key, (times.get(key) || 0) + 1);
+    }
+  }
+  return [...times.keys()].sort((a, b) => times.get(b) - times.get(a) || a.localeCompare(b));
+}
+
 function usual(runs) {
+  const several = new Set(runs.map((run) => run.experiment)).size > 1;
+  const facts = USUAL.filter((id) => several || id !== "experiment");
   const most = ranked(names(runs, "metrics")).slice(0, 3).map((name) => `metric ${name}`);
   const comments = runs.some((run) => run.comment) ? ["comment"] : [];
-  return [...USUAL.slice(0, -1), ...most, ...comments, "note"];
+  const settings = telling(runs).slice(0, 2).map((key) => `config ${key}`);
+  return [...facts, ...most, ...settings, ...comments];
 }
 
 /** The columns to show: those that were chosen, else the usual ones; the note stands last. */
