@@ -135,6 +135,7 @@ def _without_token(path: str, query: list[tuple[str, str]]) -> Response:
     safe = target.replace("&", "&amp;").replace('"', "%22").replace("<", "%3C").replace("'", "%27")
     return HTMLResponse(
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Dashboard</title>'
+        '<link rel="icon" href="/static/icon.svg">'
         f'<meta http-equiv="refresh" content="0;url={safe}">'
         f'<p><a href="{safe}">Open the dashboard</a></p></html>'
     )
