@@ -51,7 +51,14 @@ def browser(profile: Path):
         port, path = port_file.read_text().split("\n")[:2]
         address = f"ws://127.0.0.1:{port}{path}"
         # What a page that asks on and on has told is not read to its end
-        with connect(address, max_size=None, proxy=None, close_timeout=0.5) as socket:
+        with connect(
+            # A browser on a busy machine may be slow to answer a ping, and is not dead for it
+            address,
+            max_size=None,
+            proxy=None,
+            close_timeout=0.5,
+            ping_interval=None,
+        ) as socket:
             yield Tab(socket)
     finally:
         process.terminate()

@@ -21,7 +21,7 @@ FAULTS = {
         "test_the_teacher_is_bit_identical_and_gets_its_flags_back",
     ),
     "use_ema_net ignored in test": (
-        "trainer/test_trainer_kd.py",
+        "trainer/test_trainer_kd_prediction.py",
         "test_test_measures_the_student_with_or_without_ema",
     ),
     "the teacher's batch-norm statistics changing": (
