@@ -118,6 +118,9 @@ def render(text: str, line: int, page: Page) -> str:
             token.meta = {"anchor": page_id}
         elif token.type == "math":
             _prepare(token, now, page)
+        elif token.type in ("th_open", "td_open") and "style" in token.attrs:
+            # The page's policy allows no style in an element
+            token.attrSet("class", str(token.attrs.pop("style")).removeprefix("text-align:"))
         elif token.type == "inline":
             at = now
             for child in token.children or []:

@@ -141,7 +141,8 @@ class _Site:
                 file.source = path.read_text(encoding="utf-8-sig")
         except (SyntaxError, UnicodeDecodeError, ValueError) as error:
             kind = "no UTF-8 text" if isinstance(error, UnicodeDecodeError) else "no Python"
-            self.problem(path, getattr(error, "lineno", None) or 1, f"{kind}: {error}")
+            text = f"{kind}: {getattr(error, 'msg', error)}"
+            self.problem(path, getattr(error, "lineno", None) or 1, text)
             return
         other = self.files.get(file.out)
         if other:

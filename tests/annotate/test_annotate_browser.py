@@ -1,21 +1,19 @@
-"""The site in a real browser: nothing goes wrong, nothing leaves the page's origin."""
+"""Our own site in a real browser: nothing goes wrong, nothing leaves the page's origin."""
 
 from __future__ import annotations
 
 import functools
 import http.server
+import os.path
 import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import chromium
 import pytest
 
-from distillation.annotate import annotate
-
-pytestmark = pytest.mark.skipif(
-    chromium.executable() is None, reason="no Chromium: install Debian's package chromium"
-)
 ROOT = Path(__file__).parents[2]
 STEP = "experiments/cifar10/distill.html"
 PHONE = {"width": 390, "height": 844}
@@ -27,10 +25,16 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
+def made(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     out = tmp_path_factory.mktemp("annotate") / "site"
-    annotate([ROOT / "experiments", ROOT / "distillation" / "losses"], out, root=ROOT)
-    return out
+    command = ["-m", "distillation.cli", "annotate", "docs/site.yaml", "--strict", "--out", out]
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    return out, done
+
+
+@pytest.fixture(scope="module")
+def site(made) -> Path:
+    return made[0]
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +48,8 @@ def origin(site):
 
 @pytest.fixture(scope="module")
 def window(tmp_path_factory):
+    if chromium.executable() is None:
+        pytest.skip("no Chromium: install Debian's package chromium")
     with chromium.browser(tmp_path_factory.mktemp("profile")) as tab:
         yield tab
 
@@ -57,6 +63,11 @@ def tab(window, origin):
     assert window.errors == []
     assert window.requests
     assert window.outside(origin) == []
+
+
+def test_our_own_site_has_no_problem(made):
+    _, done = made
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_every_formula_is_visible(tab, origin):
@@ -91,7 +102,16 @@ def test_notes_stand_above_their_code_on_a_phone(tab, origin):
 
 
 @pytest.mark.parametrize(
-    "page", [STEP, "index.html", "experiments/index.html", "distillation/losses/functional.html"]
+    "page",
+    [
+        STEP,
+        "index.html",
+        "experiments/index.html",
+        "distillation/losses/functional.html",
+        "docs/doors/trainer.html",
+        "docs/losses.html",
+        "docs/training_params.html",
+    ],
 )
 def test_a_narrow_screen_has_no_sideways_scroll(tab, origin, page):
     for width in (390, 320):
@@ -175,18 +195,31 @@ def test_a_phone_shows_the_pages_on_demand(tab, origin):
     assert tab.run(shown)
 
 
+def test_figures_in_a_table_stand_below_each_other(tab, origin):
+    tab.open(f"{origin}/index.html")
+    cell = "[...document.querySelectorAll('td')].find(c => c.textContent === '140,778')"
+    assert tab.run(f"getComputedStyle({cell}).textAlign") == "right"
+
+
 def test_every_link_between_pages_of_the_site_leads_to_its_place(site):
     """In the pages as written: names, sidebars, neighbours, contents."""
-    ids = {p: set(re.findall(r' id="([^"]*)"', p.read_text())) for p in site.rglob("*.html")}
-    assert len(ids) > 25
-    for page in ids:
-        for href in set(re.findall(r'href="([^"]*)"', page.read_text())):
+    files = {str(p) for p in site.rglob("*")}
+    texts = {p: p.read_text() for p in site.rglob("*.html")}
+    ids = {str(p): set(re.findall(r' id="([^"]*)"', text)) for p, text in texts.items()}
+    assert len(ids) > 200
+    for page, text in texts.items():
+        for href in set(re.findall(r'href="([^"]*)"', text)):
             if re.match(r"\w+:", href):
                 continue
             path, _, at = href.partition("#")
-            target = (page.parent / path).resolve() if path else page
-            assert target.is_file(), f"{page}: {href}"
+            target = os.path.normpath(page.parent / path) if path else str(page)
+            assert target in files, f"{page}: {href}"
             assert not at or at in ids[target], f"{page}: {href}"
+
+
+def test_no_element_has_what_the_pages_policy_refuses(site):
+    for page in site.rglob("*.html"):
+        assert not re.findall(r"<\w[^>]* (?:style|on\w+)=", page.read_text()), page
 
 
 def test_a_page_reads_from_a_file_without_a_server(window, site):

@@ -163,6 +163,12 @@ def test_doctests_are_code():
     assert "<blockquote>" not in found
 
 
+def test_columns_are_aligned_without_a_style_of_their_own():
+    found = shown("| a | b |\n|--:|:-:|\n| 1 | 2 |")
+    assert '<th class="right">a</th>' in found and '<td class="center">2</td>' in found
+    assert "style" not in found
+
+
 def test_a_known_name_in_code_is_a_link_unless_it_is_within_one():
     page = Notes({"Loss": 'href="a.html#Loss"'})
     assert '<a href="a.html#Loss"><code>Loss</code></a>' in shown("`Loss`", page)

@@ -132,7 +132,7 @@ def test_a_file_that_is_no_python_is_reported_and_the_others_are_shown(write):
     count, found = annotate([root / "exp"], root / "site")
     assert count == 2
     python, text = map(str, found)
-    assert python.startswith("exp/b.py:2: no Python")
+    assert python == "exp/b.py:2: no Python: invalid syntax"
     assert text.startswith("exp/d.md:1: no UTF-8 text")
 
 
@@ -269,10 +269,6 @@ def test_the_experiments_are_shown_in_ten_seconds_without_a_problem(tmp_path):
     source = (ROOT / "experiments/cifar10/distill.py").read_text()
     assert page.count("<math") == len(re.findall(r"\$\$.+?\$\$|\$[^$]+\$", source))
     assert "broken" not in page
-
-
-def test_our_own_site_has_no_problem(tmp_path):
-    command([ROOT / "docs" / "site.yaml"], out=tmp_path / "site", strict=True)
 
 
 def luminance(colour: str) -> float:
