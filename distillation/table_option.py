@@ -10,22 +10,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from distillation.criterion import Criterion
 from distillation.data import ReplayableLoader
 from distillation.errors import ConfigError, TeacherError
 from distillation.frozen_teacher import TeacherSource
-from distillation.table.attach import ONLINE, with_table
+from distillation.table.attach import AUTO, ONLINE, TRAIN, folder_of, table_folder, with_table
 from distillation.table.compute import Execution
 from distillation.table.inputs import ImageInputs, Inputs
-from distillation.table.manifest import MANIFEST
 from distillation.table.replayed import ReplayedInputs
 from distillation.table.teacher_table import TeacherTable
 from distillation.teacher import as_teacher
-
-TRAIN = "train"
 
 
 def is_online(teacher_table: Any) -> bool:
@@ -44,6 +40,7 @@ def table_source(
     epochs: int | None = None,
     layers: Iterable[str] = (),
     root: str | os.PathLike | None = None,
+    name: str | None = None,
     **options: Any,
 ) -> TeacherSource:
     """`teacher` as a source, behind the table that `teacher_table` asks for.
@@ -55,6 +52,7 @@ def table_source(
         epochs: of the training; a `ReplayableLoader` numbers its pictures by them.
         layers: the teacher's layers to store beside its output.
         root: of the run store, beside which "auto" keeps tables.
+        name: what the door calls this loader, where it has several; see `table_folder`.
         options: further ones of `TeacherTable`.
 
     The result is the caller's to `release()`. Raises `ConfigError` and `TeacherError` as
@@ -66,10 +64,13 @@ def table_source(
         return with_table(None, teacher_table, None, **placing)
     if is_online(teacher_table):
         return as_teacher(teacher)
+    inputs = inputs_of(data, epochs)
+    if isinstance(teacher_table, str | os.PathLike) and teacher_table != AUTO:
+        teacher_table = table_folder(folder_of(teacher_table), name, inputs)
     return with_table(
         teacher,
-        _found(teacher_table),
-        inputs_of(data, epochs),
+        teacher_table,
+        inputs,
         root=root,
         execution=execution_of(data, precision, channels_last),
         **({"layers": tuple(layers)} if layers else {}),
@@ -85,8 +86,8 @@ def table_sources(
 ) -> dict[str, TeacherSource]:
     """`table_source` for each loader by name, where there is a table: `{"train": …, "valid": …}`.
 
-    A `TeacherTable` answers for "train" alone. A folder has a subfolder for each name; one that is
-    a table itself is that of "train". Raises `ConfigError` for loaders whose batches carry no keys.
+    A `TeacherTable` answers for "train" alone; in a folder each has a table, see `table_folder`.
+    Raises `ConfigError` for loaders whose batches carry no keys.
     """
     if is_online(teacher_table):
         return {}
@@ -101,8 +102,7 @@ def table_sources(
     found: dict[str, TeacherSource] = {}
     try:
         for name, loader in loaders.items():
-            place = _place(teacher_table, name)
-            found[name] = table_source(teacher, place, loader, **options)
+            found[name] = table_source(teacher, teacher_table, loader, name=name, **options)
     except BaseException:
         for source in found.values():
             source.release()
@@ -136,28 +136,6 @@ def teacher_layers(criteria: Iterable[Any]) -> tuple[str, ...]:
     """The teacher's hidden layers that these criteria name, each once."""
     keys = [key for criterion in criteria for key in Criterion(criterion).keys]
     return tuple(dict.fromkeys(layer for _, layer in keys if layer))
-
-
-def _folder(teacher_table: Any) -> Path | None:
-    """The folder that is asked for; None for whatever else the option may be."""
-    if not isinstance(teacher_table, str | os.PathLike) or teacher_table == "auto":
-        return None
-    return Path(teacher_table).expanduser()
-
-
-def _found(teacher_table: Any) -> Any:
-    """A folder of several tables, asked for one, is asked for that of the training images."""
-    folder = _folder(teacher_table)
-    if folder is None or (folder / MANIFEST).exists() or not (folder / TRAIN / MANIFEST).exists():
-        return teacher_table
-    return folder / TRAIN
-
-
-def _place(teacher_table: Any, name: str) -> Any:
-    folder = _folder(teacher_table)
-    if folder is None or (name == TRAIN and (folder / MANIFEST).exists()):
-        return teacher_table
-    return folder / name
 
 
 def _refuse_other(teacher: Any, table: TeacherTable) -> None:

@@ -107,7 +107,7 @@ def cache(
 
     from distillation.evaluation import check_device
     from distillation.table import recorded
-    from distillation.table.attach import tables_root
+    from distillation.table.attach import table_folder, tables_root
     from distillation.table.compute import device_name
     from distillation.table.teacher_table import TeacherTable
     from distillation.teacher import FrozenTeacher
@@ -138,7 +138,7 @@ def cache(
         # All are opened before one is filled: what is refused is refused now
         tables = {}
         for name, part in inputs.items():
-            where = folder / name if folder else tables_root(runs)
+            where = table_folder(folder, name, part) if folder else tables_root(runs)
             tables[name] = stack.enter_context(TeacherTable(teacher, where, part, **options))
         damaged = sum(table.repair() for table in tables.values()) if repair else 0
         made: dict[str, int] = {}

@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import difflib
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,16 +24,60 @@ from distillation.frozen_teacher import TeacherSource
 from distillation.runs import places
 from distillation.table.compute import Execution
 from distillation.table.inputs import ImageInputs, Inputs
+from distillation.table.manifest import MANIFEST, Manifest
 from distillation.table.resident import ResidentTable, unfit
 from distillation.table.teacher_table import TeacherTable
 from distillation.teacher import as_teacher
 
+AUTO = "auto"
 ONLINE = (None, False, "", "none", "off")
+TRAIN = "train"
+_WORDS = (AUTO, "none", "off", "on", "true", "false", "yes", "no", "online")
 
 
 def tables_root(root: str | os.PathLike | None = None) -> Path:
     """Where "auto" keeps tables: beside the experiments of the run store, out of their way."""
     return places.root(root) / ".tables"
+
+
+def folder_of(teacher_table: str | os.PathLike) -> Path:
+    """The folder that the option names; it need not exist.
+
+    Raises `ConfigError` for one word that is all but "auto" or "off" and names no folder that is
+    there: a slip must not begin an empty table.
+    """
+    folder = Path(teacher_table).expanduser()
+    if isinstance(teacher_table, str) and os.sep not in teacher_table and not folder.exists():
+        if difflib.get_close_matches(teacher_table.lower(), _WORDS, n=1, cutoff=0.75):
+            raise ConfigError(
+                f"teacher_table={teacher_table!r}: take 'auto', a folder, or 'off' for a teacher "
+                f"online; a new folder of this name is asked for with './{teacher_table}'"
+            )
+    return folder
+
+
+def table_folder(folder: Path, name: str | None, inputs: Inputs) -> Path:
+    """Where in `folder` the table of `inputs` lies, or is to be made.
+
+    A folder that is a table itself is that of the training images. Else it has a folder for each
+    loader, `name` being what the caller calls this one (None: its only one, which in an empty
+    folder needs no folder of its own). What one door calls "valid" is another's "test", so where
+    `name` holds other images, or nothing, the one that holds these images is taken.
+
+    Raises `DataError` for a manifest that cannot be read.
+    """
+    if name in (None, TRAIN) and (folder / MANIFEST).exists():
+        return folder
+    found = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
+    if name is None and not found:
+        return folder
+    own = folder / (name or TRAIN)
+    asked = json.loads(json.dumps(inputs.identity()))
+    for place in sorted(found, key=lambda path: path != own):
+        manifest = Manifest.read(place)
+        if manifest and all(manifest.identity.get(part) == asked[part] for part in asked):
+            return place
+    return own
 
 
 def with_table(
@@ -74,10 +120,10 @@ def with_table(
             "a teacher online"
         )
     inputs = data if isinstance(data, Inputs) else ImageInputs.of(data)
-    if teacher_table == "auto":
+    if teacher_table == AUTO:
         folder, options = tables_root(root), {"under": True, **options}
     else:
-        folder = Path(teacher_table).expanduser()
+        folder = folder_of(teacher_table)
     table = TeacherTable(teacher, folder, inputs, execution=execution, **options)
     return _placed(table, device, resident, say)
 
@@ -113,8 +159,8 @@ def with_tables(
     """`with_table` for several loaders by name: `{"train": …, "test": …}`, one source each.
 
     The keys of a batch count within its own data set, so training and test images need a table
-    each: ask the source of the loader that a batch came from. A folder gets a subfolder for each
-    name. Every source is the caller's to `release()`.
+    each: ask the source of the loader that a batch came from. In a folder each has a folder, see
+    `table_folder`. Every source is the caller's to `release()`.
     """
     if isinstance(teacher_table, TeacherTable):
         raise ConfigError(
@@ -125,8 +171,8 @@ def with_tables(
     try:
         for name, loader in loaders.items():
             place = teacher_table
-            if place not in ONLINE and place is not True and place != "auto":
-                place = Path(place) / name
+            if place not in ONLINE and place is not True and place != AUTO:
+                place = table_folder(folder_of(place), name, ImageInputs.of(loader))
             told = None if say is None else _naming(say, name)
             sources[name] = with_table(teacher, place, loader, say=told, **options)
     except BaseException:

@@ -16,6 +16,7 @@ from distillation.errors import ConfigError
 from distillation.losses import LogitsDistillationLoss, StaticLossBalancer
 from distillation.models.digits import DigitsSmallModel
 from distillation.table import ImageInputs, TeacherTable, with_table, with_tables
+from distillation.table_option import table_source, table_sources
 from distillation.teacher import FrozenTeacher, TeacherSource
 
 
@@ -168,6 +169,48 @@ def test_training_and_test_images_have_a_table_each(teacher, loader, images, tmp
             expected = FrozenTeacher(teacher)(batch.images.contiguous()).half().float()
             assert torch.allclose(got, expected, atol=2e-2)
         assert sources["train"].folder != sources["test"].folder
+
+
+def test_in_a_folder_of_several_a_table_is_found_by_its_images(teacher, loader, tmp_path):
+    test = TensorLoader(digits()[1], 120, shuffle=False)
+    with_tables(teacher, tmp_path / "T", {"train": loader, "test": test})
+    for name, own in (("train", loader), ("test", test)):
+        with TeacherTable(teacher, tmp_path / "T" / name, ImageInputs.of(own)) as table:
+            table.fill(samples=[0])
+    # KDTrainer calls its test images "valid"
+    sources = table_sources(teacher, tmp_path / "T", {"train": loader, "valid": test})
+    assert sources["valid"].folder == tmp_path / "T" / "test"
+    assert sources["valid"].count() == 1
+    # Held out images under that name are others: they do not stand in the way
+    held_out = TensorLoader(digits()[0].subset(50, seed=0), 50, shuffle=False)
+    with TeacherTable(teacher, tmp_path / "T" / "valid", ImageInputs.of(held_out)) as table:
+        table.fill(samples=[0])
+    sources = table_sources(teacher, tmp_path / "T", {"train": loader, "valid": test})
+    assert sources["valid"].folder == tmp_path / "T" / "test"
+    # Nor is the name needed where only one loader asks
+    assert table_source(teacher, tmp_path / "T", test).folder == tmp_path / "T" / "test"
+
+
+def test_a_folder_that_is_a_table_is_that_of_the_training_images(teacher, loader, tmp_path):
+    test = TensorLoader(digits()[1], 120, shuffle=False)
+    with TeacherTable(teacher, tmp_path / "T", ImageInputs.of(loader)) as table:
+        table.fill(samples=[0])
+    for tables in (with_tables, table_sources):
+        sources = tables(teacher, tmp_path / "T", {"train": loader, "test": test})
+        assert sources["train"].folder == tmp_path / "T"
+        assert sources["test"].folder == tmp_path / "T" / "test"
+
+
+@pytest.mark.parametrize("slip", ["atuo", "Auto", "True", "none "])
+def test_a_slip_begins_no_table(teacher, loader, tmp_path, monkeypatch, slip):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=f"teacher_table='{slip}': take 'auto', a folder, or"):
+        table_source(teacher, slip, loader)
+    with pytest.raises(ConfigError, match=f"asked for with './{slip}'"):
+        with_tables(teacher, slip, {"train": loader})
+    assert table_source(teacher, f"./{slip}", loader).folder.name == slip
+    (tmp_path / slip).mkdir()
+    assert table_source(teacher, slip, loader).folder.name == slip
 
 
 def test_a_loader_without_keys_is_told_what_to_do(teacher, images):
