@@ -47,12 +47,13 @@ def folder_of(teacher_table: str | os.PathLike) -> Path:
     there: a slip must not begin an empty table.
     """
     folder = Path(teacher_table).expanduser()
-    if isinstance(teacher_table, str) and os.sep not in teacher_table and not folder.exists():
-        if difflib.get_close_matches(teacher_table.lower(), _WORDS, n=1, cutoff=0.75):
-            raise ConfigError(
-                f"teacher_table={teacher_table!r}: take 'auto', a folder, or 'off' for a teacher "
-                f"online; a new folder of this name is asked for with './{teacher_table}'"
-            )
+    word = isinstance(teacher_table, str) and os.sep not in teacher_table
+    slip = word and difflib.get_close_matches(teacher_table.lower(), _WORDS, n=1, cutoff=0.75)
+    if slip and not folder.exists():
+        raise ConfigError(
+            f"teacher_table={teacher_table!r}: take 'auto', a folder, or 'off' for a teacher "
+            f"online; a new folder of this name is asked for with './{teacher_table}'"
+        )
     return folder
 
 
