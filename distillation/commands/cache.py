@@ -32,6 +32,13 @@ def cache(
     split: Annotated[
         str, typer.Option(help="train, valid (held out images), test, or all that there are.")
     ] = "all",
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="cifar10 or digits, for a run that does not say (a trainer's).",
+            show_default="the run's",
+        ),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(metavar="PATH", help="Where CIFAR-10 lies.", show_default=False)
     ] = None,
@@ -49,6 +56,14 @@ def cache(
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="fp32, bf16 or fp16.", show_default="the run's")
+    ] = None,
+    channels_last: Annotated[
+        bool | None,
+        typer.Option(
+            "--channels-last/--contiguous",
+            help="Memory format of the student's images.",
+            show_default="the run's",
+        ),
     ] = None,
     batch_size: Annotated[
         int | None,
@@ -114,12 +129,12 @@ def cache(
 
     usual = _students_device()
     place = check_device(usual if device == "auto" else device)
-    inputs = recorded.recorded_inputs(found, data=data, views=views, **cuts)
+    inputs = recorded.recorded_inputs(found, dataset=dataset, data=data, views=views, **cuts)
     if split != "all":
         if split not in inputs:
             raise ConfigError(f"--split {split}: no images are held out; give --holdout N")
         inputs = {split: inputs[split]}
-    execution = recorded.recorded_execution(found, precision, batch_size, place)
+    execution = recorded.recorded_execution(found, precision, batch_size, place, channels_last)
     step = found.resolve_step()
     model = found.load_model(step, trust=tuple(trust or ()), device=str(place))
     if execution.channels_last:

@@ -24,6 +24,7 @@ VIEWS: dict[str, Views] = {
 def recorded_inputs(
     run: Run,
     *,
+    dataset: str | None = None,
     data: str | None = None,
     views: int | None = None,
     subset: int | None = None,
@@ -34,23 +35,28 @@ def recorded_inputs(
 
     The training images under the views of their data set; the held out ones, when there are any,
     and the test images as they are. What is None is as in the run's configuration; `views=0` is all
-    of them. `data` says where CIFAR-10 lies.
+    of them. `dataset` names the data set of a run that was given its loaders, as a trainer's is;
+    `data` says where CIFAR-10 lies.
 
-    Raises `RunError` when the run does not say what it was trained on, `ConfigError` for numbers
-    that do not fit the data.
+    Raises `RunError` when the run does not say what it was trained on, `ConfigError` for a data set
+    that is not known and for numbers that do not fit the data.
     """
     spec = run.info.get("evaluation")
-    name = spec.get("dataset") if isinstance(spec, Mapping) else None
+    spec = spec if isinstance(spec, Mapping) else {}
+    if dataset is not None and dataset not in VIEWS:
+        raise ConfigError(unknown("data set", dataset, VIEWS))
+    name = dataset or spec.get("dataset")
     if name not in VIEWS:
         raise RunError(
             f"run {run.label} does not say which images it was trained on ('evaluation' in its "
-            f"run.json): {unknown('data set', name, VIEWS)} Make the table in Python: "
-            "TeacherTable(run, folder, ImageInputs(images, views)).fill()"
+            f"run.json): {unknown('data set', name, VIEWS)} Say it with --dataset, or make "
+            "a table of others in Python: TeacherTable(run, folder, ImageInputs(images, views))"
+            ".fill()"
         )
     if name == "cifar10":
         train, test = datasets.cifar10(data or run.config.get("data") or None)[:2]
     elif data is not None:
-        raise ConfigError(f"--data is where CIFAR-10 lies; this run was trained on {name!r}")
+        raise ConfigError(f"--data is where CIFAR-10 lies; the images are those of {name!r}")
     else:
         train, test = datasets.digits(spec.get("seed", 0))[:2]
     given = {"subset": subset, "holdout": holdout, "without_classes": without_classes}
@@ -83,16 +89,22 @@ def recorded_views(run: Run, views: int | None) -> int:
 
 
 def recorded_execution(
-    run: Run, precision: str | None, batch_size: int | None, device: torch.device
+    run: Run,
+    precision: str | None,
+    batch_size: int | None,
+    device: torch.device,
+    channels_last: bool | None = None,
 ) -> Execution:
     """How the run's model is to be run: as in its configuration, unless said otherwise.
 
     fp16 on a CPU is bf16, as for the student that is trained there.
     """
     precision = precision or run.config.get("precision", "fp32")
+    if channels_last is None:
+        channels_last = bool(run.config.get("channels_last", False))
     return Execution(
         precision="bf16" if precision == "fp16" and device.type == "cpu" else precision,
-        channels_last=bool(run.config.get("channels_last", False)),
+        channels_last=channels_last,
         batch_size=batch_size,
     )
 

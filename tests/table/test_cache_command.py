@@ -9,13 +9,14 @@ import pytest
 import torch
 from table_case import make_teacher
 
-from distillation import cli, runs
+from distillation import Trainer, cli, models, runs
 from distillation.data import CropFlip, TensorLoader, digits
 from distillation.models.digits import DigitsLargeModel
 from distillation.references import Reference
 from distillation.table import Execution, ImageInputs
 from distillation.table.attach import with_table
 from distillation.table.recorded import VIEWS
+from distillation.table_option import table_sources
 
 
 @pytest.fixture
@@ -213,6 +214,7 @@ def test_by_option_a_folder_of_something_else_gets_a_table_beside(teacher_run, t
         (["--worker", "2/2"], "--worker 2/2: give I/N"),
         (["--precision", "bf61"], "unknown precision 'bf61'; did you mean 'bf16'"),
         (["--layer", "fcc"], "did you mean 'fc'"),
+        (["--dataset", "digts"], "unknown data set 'digts'; did you mean 'digits'"),
         (["--data", "somewhere"], "--data is where CIFAR-10 lies"),
     ],
 )
@@ -231,6 +233,37 @@ def test_a_run_that_does_not_say_its_data_is_refused(tmp_path, capsys):
     status, _, said = distill(capsys, "cache", recorder.uuid, "--runs", tmp_path)
     assert status == 2
     assert "does not say which images it was trained on" in said
+    assert "Say it with --dataset" in said
+
+
+def test_the_teacher_of_a_trainer_is_cached_once_its_data_are_named(tmp_path, capsys):
+    train, test = digits()
+    plain = Trainer("digits_teacher", ckpt_root_dir=tmp_path)
+    plain.train(
+        models.get("digits_large_model", num_classes=10),
+        {"max_epochs": 1, "initial_lr": 0.05, "silent_mode": True},
+        train_loader=TensorLoader(train.subset(64, seed=0), 64),
+    )
+    command = ("cache", plain.run.uuid, "--runs", tmp_path, "--dataset", "digits", "--views", 1)
+    status, facts, _ = distill(capsys, *command, "--subset", 100, "--contiguous")
+    assert (status, facts["computed"]) == (0, 460)
+    loaders = {
+        "train": TensorLoader(
+            train.subset(100, seed=0),
+            50,
+            views=CropFlip(padding=1, size=8, flip=False),
+            views_per_image=1,
+        ),
+        "valid": TensorLoader(test, 360, shuffle=False),
+    }
+    found = table_sources(runs.find(plain.run.uuid, tmp_path), "auto", loaders, root=tmp_path)
+    assert {name: source.present() for name, source in found.items()} == {
+        "train": (100, 100),
+        "valid": (360, 360),
+    }
+    # An experiment's images, channels last, have others
+    status, facts, _ = distill(capsys, *command, "--subset", 100, "--channels-last")
+    assert facts["computed"] == 460
 
 
 def test_the_views_are_those_the_experiments_train_with():
