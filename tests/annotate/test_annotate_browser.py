@@ -80,6 +80,17 @@ def test_every_formula_is_visible(tab, origin):
     assert all(width > 4 and height > 6 for width, height in boxes)
 
 
+def test_no_formula_is_cut_off_by_the_code_beside_it(tab, origin):
+    """One that is wider than its note's paragraph can be scrolled to there."""
+    tab.open(f"{origin}/distillation/losses/kd.html", width=1440)
+    wide = tab.run("""[...document.querySelectorAll('.note p:has(> math)')]
+        .filter(p => p.scrollWidth > p.clientWidth)
+        .map(p => { p.scrollLeft = 9999; return p.lastElementChild.getBoundingClientRect().right
+            <= p.getBoundingClientRect().right + 1; })""")
+    assert wide
+    assert all(wide)
+
+
 def test_notes_stand_left_of_their_code_on_a_wide_screen(tab, origin):
     tab.open(f"{origin}/{STEP}", width=1440)
     pairs = tab.run("""[...document.querySelectorAll('.row')]
