@@ -113,6 +113,14 @@ def test_a_root_without_runs_is_said_and_served(tmp_path):
         assert httpx2.get(f"{address}api/runs").json()["runs"] == []
 
 
+def test_a_file_in_the_place_of_the_root_is_an_error(tmp_path, capsys):
+    (tmp_path / "runs.txt").touch()
+    with pytest.raises(SystemExit) as exit:
+        main(["dashboard", "--port", "0", "--runs", str(tmp_path / "runs.txt")])
+    assert exit.value.code == 2
+    assert "runs.txt: a file, where a folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_it_opens_the_browser_on_request(tmp_path, host):
     opened = tmp_path / "opened"

@@ -66,6 +66,18 @@ def test_curves_are_overlaid(tab, origin, named):
     assert len(set(colours)) == 2
 
 
+def test_names_that_every_object_has_belong_to_the_runs_that_recorded_them(tab, tmp_path):
+    uuids = []
+    for metrics in ({"constructor": 1.0, "loss": 3.0}, {"loss": 2.0}):
+        with runs.create("names", root=tmp_path, config=dict.fromkeys(metrics, 1)) as recorder:
+            recorder.log(10, 0, metrics)
+        uuids.append(recorder.uuid)
+    with kit.dashboard(tmp_path) as address:
+        tab.open(f"{address}/compare?runs={','.join(uuids)}")
+        assert tab.run(f"{kit.drawn(tab, 'constructor')}.data.length") == 1
+        assert tab.run(f"{kit.drawn(tab, 'loss')}.data.length") == 2
+
+
 def test_a_run_that_is_not_here_is_named_and_the_others_are_compared(tab, origin, named):
     tab.open(f"{origin}/compare?runs={named['small'].uuid},{'0' * 32}")
     tab.wait("document.querySelector('.failure')")

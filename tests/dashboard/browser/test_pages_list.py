@@ -78,6 +78,20 @@ def test_settings_that_tell_runs_of_a_name_apart_are_shown_unasked(tab, tmp_path
         assert not kit.column(tab, "momentum")
 
 
+def test_a_tick_leaves_the_other_rows_in_the_table(tab, origin):
+    kit.open_list(tab, origin)
+    tab.run(
+        """(() => {
+            window.moved = 0;
+            new MutationObserver((all) => { for (const m of all) window.moved += m.addedNodes.length; })
+                .observe(document.querySelector('.runs tbody'), {childList: true});
+        })()"""
+    )
+    kit.click(tab, ".runs tbody tr:nth-child(2) .pick input")
+    tab.wait("document.querySelector('.runs tbody tr:nth-child(2)[aria-selected]')")
+    assert tab.run("moved") == 1
+
+
 def test_selected_runs_go_to_the_comparison(tab, origin, named):
     kit.open_list(tab, origin)
     pair = [named["small"].uuid, named["distill"].uuid]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 
 import pages_kit as kit
 import pytest
+
+from distillation import runs
 
 STYLE = kit.ROOT / "distillation" / "dashboard" / "pages" / "static" / "style.css"
 GROUND = "getComputedStyle(document.body).backgroundColor"
@@ -42,6 +45,33 @@ def test_a_narrow_screen_has_one_column_and_no_sideways_scroll(tab, pages, page)
         for place in range(0, tab.run("document.body.scrollHeight"), 700):  # charts come in sight
             tab.run(f"scrollTo(0, {place})")
         assert not kit.sideways(tab)
+
+
+def test_long_words_of_a_run_do_not_widen_a_page(tab, tmp_path):
+    word, uuids = "w" * 3000, []
+    evaluation = {"classes": [word, "b"], "confusion": [[2, 0], [1, 1]], "accuracy": 0.75}
+    for parent in (None, 0):
+        config = {"epochs": 1, "long": f"{word}{parent}", word: 1}
+        options = {"config": config, "parent": uuids[0] if uuids else None, "root": tmp_path}
+        with runs.create("words", name=word, comment=word, **options) as recorder:
+            recorder.log(10, 0, {"accuracy.test": 0.75, "kl.test": 1.0})
+            (recorder.path / "evaluation.json").write_text(json.dumps(evaluation))
+        uuids.append(recorder.uuid)
+    with kit.dashboard(tmp_path) as address:
+        pages = {
+            "": ".runs tbody tr",
+            f"runs/{uuids[1]}": "figure",
+            f"compare?runs={','.join(uuids)}": "figure",
+            "lineage": ".family",
+            f"transfer?runs={uuids[1]}": "figure",
+        }
+        for page, ready in pages.items():
+            for width in (1280, 390):
+                show(tab, (f"{address}/{page}", ready), width=width, height=800)
+                assert tab.run("document.documentElement.scrollWidth") == width, page
+        tab.open(f"{address}/runs/{uuids[1]}")
+        tab.wait("document.querySelector('h1')")
+        assert kit.text(tab, "h1") == word  # whole where there is room
 
 
 def test_cells_say_their_column_on_a_phone(tab, pages):

@@ -127,6 +127,16 @@ def test_values_that_are_no_numbers_are_gaps_that_are_told(tab, origin, store):
     assert "7 values were not a number" in kit.text(tab)
 
 
+def test_values_beyond_the_axes_are_gaps_that_are_told(tab, tmp_path):
+    with runs.create("huge", root=tmp_path) as recorder:
+        for i, loss in enumerate([1e308, -1e307, 1.0, 2.0]):
+            recorder.log(10 * (i + 1), i, {"loss.train": loss})
+    with kit.dashboard(tmp_path) as address:
+        open_run(tab, address, recorder.uuid)
+        assert tab.run(f"{kit.drawn(tab, 'loss')}.data[0].y") == [None, None, 1.0, 2.0]
+        assert "2 values are too large to be drawn" in kit.text(tab)
+
+
 def test_a_run_that_is_removed_underneath_says_so(tab, origin, store):
     with runs.create("fleeting", root=store) as recorder:
         recorder.log(10, 0, {"loss.train": 1.0})

@@ -7,7 +7,7 @@ import { swatch } from "./parts.js";
 const DASHES = ["solid", "dash", "dot", "dashdot"];
 let script = null;
 
-/** Plotly's script is large: it is read when the first chart is drawn. */
+/** Plotly's script, which is large: only pages with charts read it, and only once. */
 function plotly() {
   script ??= new Promise((done, failed) => {
     const tag = el("script", { src: "/static/plotly.min.js" });
@@ -17,6 +17,8 @@ function plotly() {
   });
   return script;
 }
+
+plotly().catch(() => {}); // at once, beside the page's own questions; the chart says what failed
 
 export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 export const lineColour = (i) => colour(`line-${i % 8}`);
@@ -140,6 +142,10 @@ export function smooth(values, weight) {
 
 export const legend = (lines) => lines.map((line) => el("li", {}, swatch(line.colour), line.title));
 
+// Beyond it Plotly's axes overflow: their ends are further out than a number can say
+const HUGE = 1e300;
+const drawable = (values) => values.map((v) => (v !== null && Math.abs(v) > HUGE ? null : v));
+
 const numbers = (values) => values.filter((value) => value !== null);
 const extent = (values) => values.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
 
@@ -167,9 +173,11 @@ export function showCurves(chart, lines, { smoothing = 0, log = false, named = t
   chart.key = key;
   if (named) fill(chart.legend, legend(lines));
   const missing = lines.reduce((n, l) => n + l.values.length - numbers(l.values).length, 0);
+  const beyond = lines.reduce((n, l) => n + numbers(l.values).filter((v) => Math.abs(v) > HUGE).length, 0);
   const below = log ? lines.reduce((n, l) => n + numbers(l.values).filter((v) => v <= 0).length, 0) : 0;
   const said = [
     missing && `${missing} ${missing === 1 ? "value was" : "values were"} not a number: gaps in the curve.`,
+    beyond && `${beyond} ${beyond === 1 ? "value is" : "values are"} too large to be drawn: gaps in the curve.`,
     below && `${below} ${below === 1 ? "value is" : "values are"} not above zero, where a log scale has no place.`,
   ].filter(Boolean);
   const rows = lines.map((l) => [l.title, ...summary(l.name, l).slice(1)]);
@@ -183,14 +191,15 @@ export function showCurves(chart, lines, { smoothing = 0, log = false, named = t
     traces: () =>
       lines.flatMap((l) => {
         const line = { color: lineColour(l.colour), width: 1.8, dash: DASHES[Math.floor(l.colour / 8) % 4] };
+        const y = drawable(l.values);
         // A value between two that are no numbers has no line: it gets a point
-        const lone = l.values.map((v, i) => v !== null && (l.values[i - 1] ?? l.values[i + 1] ?? null) === null);
+        const lone = y.map((v, i) => v !== null && (y[i - 1] ?? y[i + 1] ?? null) === null);
         const marker = { color: line.color, size: lone.map((is) => (is ? 5 : 0)), opacity: 1 };
         const hovertemplate = `%{y:.5~g} at %{x:,}<extra></extra>`;
-        const trace = { x: l.steps, y: l.values, mode: lone.includes(true) ? "lines+markers" : "lines", line, marker, connectgaps: false, hovertemplate };
+        const trace = { x: l.steps, y, mode: lone.includes(true) ? "lines+markers" : "lines", line, marker, connectgaps: false, hovertemplate };
         if (!smoothing) return [trace];
         const faint = { ...trace, opacity: 0.28, line: { ...line, width: 1 }, hoverinfo: "skip", hovertemplate: null };
-        return [faint, { ...trace, y: smooth(l.values, smoothing) }];
+        return [faint, { ...trace, y: smooth(y, smoothing) }];
       }),
     layout: () => ({
       xaxis: { title: { text: "images seen" }, rangemode: "tozero", nticks: 6 },

@@ -1,7 +1,7 @@
 // What can stand in a column of the list, and which of it one wants to see.
 
 import { el, fill, memory } from "./dom.js";
-import { count, duration, epoch, moment, nameOf, number, ranked, scalar, short } from "./format.js";
+import { count, duration, epoch, moment, nameOf, number, own, ranked, scalar, short } from "./format.js";
 import { status } from "./parts.js";
 
 function progress(run) {
@@ -40,15 +40,15 @@ const metric = (name) => ({
   title: name,
   number: true,
   down: true,
-  value: (r) => r.metrics[name],
-  cell: (r) => number(r.metrics[name]),
+  value: (r) => own(r.metrics, name),
+  cell: (r) => number(own(r.metrics, name)),
 });
 const setting = (key) => ({
   id: `config ${key}`,
   title: key,
   number: true,
-  value: (r) => r.config[key],
-  cell: (r) => scalar(r.config[key]),
+  value: (r) => own(r.config, key),
+  cell: (r) => scalar(own(r.config, key)),
 });
 
 const names = (runs, part) => new Set(runs.flatMap((run) => Object.keys(run[part])));
@@ -69,12 +69,13 @@ function telling(runs) {
   const alike = new Map();
   for (const run of runs) {
     const key = `${run.experiment}/${run.name}`;
-    alike.set(key, [...(alike.get(key) || []), run]);
+    if (!alike.has(key)) alike.set(key, []);
+    alike.get(key).push(run);
   }
   const times = new Map();
   for (const group of alike.values()) {
     for (const key of names(group, "config")) {
-      const differs = new Set(group.map((run) => JSON.stringify(run.config[key]))).size > 1;
+      const differs = new Set(group.map((run) => JSON.stringify(own(run.config, key)))).size > 1;
       if (differs && !SHOWN.test(key)) times.set(key, (times.get(key) || 0) + 1);
     }
   }

@@ -3,7 +3,7 @@
 import { poll, trouble } from "./api.js";
 import { Chart, curveTools, showCurves } from "./chart.js";
 import { byId, el, empty, fill, table } from "./dom.js";
-import { isMaximised, isQuiet, meanStd, nameOf, parts, ranked, scalar, short } from "./format.js";
+import { cut, isMaximised, isQuiet, meanStd, nameOf, own, parts, ranked, scalar, short } from "./format.js";
 import { about, asked, runLink, status, swatch } from "./parts.js";
 
 const page = byId("compare");
@@ -61,8 +61,8 @@ function renderLegend({ runs, missing }) {
 /** The values by which the groups differ: what a row is called. */
 function marks(groups) {
   const keys = [...new Set(groups.flatMap((g) => Object.keys(g.config)))].sort();
-  const differ = keys.filter((key) => new Set(groups.map((g) => JSON.stringify(g.config[key]))).size > 1);
-  return (group) => differ.filter((key) => key in group.config).map((key) => `${key}=${scalar(group.config[key])}`);
+  const differ = keys.filter((key) => new Set(groups.map((g) => JSON.stringify(own(g.config, key)))).size > 1);
+  return (group) => differ.filter((key) => Object.hasOwn(group.config, key)).map((key) => cut(`${key}=${scalar(group.config[key])}`));
 }
 
 function renderGroups({ runs, groups }) {
@@ -74,12 +74,12 @@ function renderGroups({ runs, groups }) {
   const marked = marks(groups);
   const best = Object.fromEntries(
     names.map((name) => {
-      const means = groups.filter((g) => g.metrics[name]).map((g) => g.metrics[name].mean);
+      const means = groups.map((g) => own(g.metrics, name)?.mean).filter((mean) => mean !== undefined);
       return [name, means.length > 1 ? (isMaximised(name) ? Math.max(...means) : Math.min(...means)) : null];
     }),
   );
   const cell = (group, name) => {
-    const found = group.metrics[name];
+    const found = own(group.metrics, name);
     if (!found) return "–";
     const some = found.n === group.counted.length ? "" : ` (n = ${found.n})`;
     const text = meanStd(found) + some;
@@ -89,7 +89,7 @@ function renderGroups({ runs, groups }) {
     const apart = marked(group);
     return [
       group.runs.map((uuid) => swatch(index.get(uuid))),
-      el("strong", {}, group.name || group.experiment),
+      el("strong", {}, nameOf(group)),
       apart.length ? el("div", {}, el("small", {}, apart.slice(0, 6).join(", "), apart.length > 6 ? ` and ${apart.length - 6} more` : "")) : null,
     ].flat().filter(Boolean);
   };
@@ -130,7 +130,7 @@ function drawCurves() {
   for (const name of names) {
     if (!charts.has(name)) charts.set(name, new Chart(name));
     const lines = compared.runs.flatMap((run, i) => {
-      const found = curves.get(run.uuid)?.data[name];
+      const found = own(curves.get(run.uuid)?.data, name);
       return found ? [{ name, title: named.get(run.uuid), colour: i, ...found }] : [];
     });
     showCurves(charts.get(name), lines, { ...tools.state, named: false });

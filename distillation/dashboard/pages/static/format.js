@@ -91,4 +91,11 @@ export function epoch({ epoch: at, epochs }) {
   return epochs ? `${Math.min(now, epochs)} / ${epochs}` : String(now);
 }
 
-export const nameOf = (run) => run.name || run.experiment || "run";
+const LONGEST = 60; // characters of a name in lists, legends and menus
+export const cut = (text) => (text.length > LONGEST ? `${text.slice(0, LONGEST).trimEnd()}…` : text);
+
+/** `record[key]` where a run has it: `constructor` is a name like any other. */
+export const own = (record, key) => (record && Object.hasOwn(record, key) ? record[key] : undefined);
+
+export const fullNameOf = (run) => run.name || run.experiment || "run";
+export const nameOf = (run) => cut(fullNameOf(run));

@@ -2,7 +2,7 @@
 
 import { getJSON, getText, poll, setHidden, trouble } from "./api.js";
 import { byId, command, el, empty, fill, table } from "./dom.js";
-import { bytes, count, duration, epoch, isQuiet, moment, nameOf, number, ranked, scalar, short } from "./format.js";
+import { bytes, count, duration, epoch, fullNameOf, isQuiet, moment, nameOf, number, ranked, scalar, short } from "./format.js";
 import { about, noteForm, runLink, status } from "./parts.js";
 import { runCurves } from "./run_curves.js";
 
@@ -55,7 +55,7 @@ function renderTitle(run) {
     el(
       "div",
       { class: "head title" },
-      el("h1", {}, nameOf(run)),
+      el("h1", {}, fullNameOf(run)),
       el("code", {}, run.uuid),
       status(run.status),
       el("span", { class: "quiet" }, run.hidden ? "hidden in the list" : ""),

@@ -3,7 +3,7 @@
 import { poll, setHidden, trouble } from "./api.js";
 import { columnsOf, chosenColumns, columnMenu } from "./columns.js";
 import { byId, command, el, empty, fill } from "./dom.js";
-import { nameOf, short } from "./format.js";
+import { fullNameOf, nameOf, short } from "./format.js";
 import { about, noteDialog } from "./parts.js";
 
 const STATUSES = ["running", "completed", "interrupted", "crashed"];
@@ -120,7 +120,7 @@ function rowOf(run) {
     const attributes = { role: "cell", "data-column": column.title, class: column.number ? "number" : column.text ? "text" : null };
     return el("td", attributes, column.cell(run, { edit: () => noteDialog(run, replaced) }));
   });
-  const link = el("a", { href: `/runs/${run.uuid}` }, nameOf(run));
+  const link = el("a", { href: `/runs/${run.uuid}`, title: nameOf(run) === fullNameOf(run) ? null : fullNameOf(run) }, nameOf(run));
   return el(
     "tr",
     { role: "row", "aria-selected": on ? "true" : null, class: run.hidden ? "faded" : null, "data-uuid": run.uuid },
@@ -158,9 +158,9 @@ function renderRows(shown) {
       return known.row;
     }
     const row = rowOf(run);
-    if (known?.row.contains(document.activeElement)) {
+    if (known) {
       const at = [...known.row.querySelectorAll("a, button, input")].indexOf(document.activeElement);
-      known.row.replaceWith(row);
+      known.row.replaceWith(row); // in its place: a table made anew takes long to lay out
       row.querySelectorAll("a, button, input")[at]?.focus();
     }
     rows.set(run.uuid, { row, run, on, text });

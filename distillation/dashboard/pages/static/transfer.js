@@ -3,7 +3,7 @@
 import { getJSON, poll, trouble } from "./api.js";
 import { Chart, curveTools, showCurves } from "./chart.js";
 import { byId, command, el, empty, fill, table } from "./dom.js";
-import { nameOf, number, percent, short, signed } from "./format.js";
+import { nameOf, number, own, percent, short, signed } from "./format.js";
 import { about, asked, runLink, swatch } from "./parts.js";
 import { showClasses, showDifference, showReliability } from "./evaluation.js";
 
@@ -76,7 +76,7 @@ function drawCurves() {
   for (const [head, title] of OVER_TIME) {
     const lines = shown.runs.flatMap((run) => {
       const name = `${head}.${run.evaluation?.split || "test"}`;
-      const found = curves.get(run.uuid)?.[name];
+      const found = own(curves.get(run.uuid), name);
       return found ? [{ name, title: run.title, colour: run.colour, ...found }] : [];
     });
     if (lines.length) showCurves(chart(`time ${head}`, title, places.time), lines, tools.state);
