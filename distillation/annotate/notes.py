@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from latex2mathml.commands import MATRICES
 from latex2mathml.converter import convert_to_element
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock
@@ -41,12 +43,19 @@ def math(latex: str, *, display: bool = False) -> str:
         raise MathError("braces do not match")
     # latex2mathml knows `split` and `align*`, which look the same as `aligned`
     known = re.sub(r"\\(begin|end)\{aligned\}", r"\\\1{split}", latex)
+    known = re.sub(r"\\operatorname\*?\s*(\{[^{}]*\})", _operator, known)
+    for name in re.findall(r"\\begin\s*\{([^}]*)\}", known):
+        if f"\\{name}" not in MATRICES:
+            raise MathError(f"unknown environment {name}")
     try:
         root = convert_to_element(known, display="block" if display else "inline")
     except Exception as error:
         raise MathError(re.sub(r"(?<!^)([A-Z])", r" \1", type(error).__name__).lower()) from error
     for node in root.iter():
         node.text = html.unescape(node.text) if node.text else None
+        if node.tag in ("mi", "mn") and node.get("mathvariant", "normal") != "normal":
+            style = node.attrib.pop("mathvariant")
+            node.text = "".join(_styled(char, style) for char in node.text or "")
         text = node.text or ""
         if node.tag == "mi" and text.startswith("\\"):
             raise MathError(f"unknown command {text}")
@@ -59,6 +68,20 @@ def math(latex: str, *, display: bool = False) -> str:
                 raise MathError(f"{name} is not for formulas")
     _space_functions(root)
     return ET.tostring(root, encoding="unicode")
+
+
+def _operator(match: re.Match) -> str:
+    r"""One word: `arg\,min` is to latex2mathml a product of letters."""
+    return r"\operatorname" + re.sub(r"\\[,:; ]", "", match[1])
+
+
+def _styled(char: str, style: str) -> str:
+    """The character that Unicode has for a bold, … one: browsers know no other `mathvariant`."""
+    name = re.sub("^(LATIN|GREEK) | LETTER", "", unicodedata.name(char, ""))
+    try:
+        return unicodedata.lookup(f"MATHEMATICAL {style.replace('-', ' ').upper()} {name}")
+    except KeyError:
+        return char
 
 
 def _space_functions(root: ET.Element) -> None:

@@ -89,6 +89,26 @@ def test_function_names_are_upright_and_spaced():
     assert '<mi>softmax</mi><mo stretchy="false">(</mo>' in found
 
 
+@pytest.mark.parametrize("name", ["operatorname{arg\\,min}", "operatorname*{arg\\,min}"])
+def test_an_operator_of_two_words_is_one_operator(name):
+    found = ET.fromstring(math(rf"\{name}_x f"))
+    assert "argmin" in [node.text for node in found.iter()]
+
+
+@pytest.mark.parametrize(
+    ("latex", "char"),
+    [(r"\boldsymbol{\theta}", "𝜽"), (r"\mathbf{W1}", "𝐖"), (r"\mathtt{ab}", "𝚊"), (r"\bm{x}", "𝒙")],
+)
+def test_bold_is_a_character_for_browsers_know_no_other(latex, char):
+    found = math(latex)
+    assert char in found and "mathvariant" not in found
+
+
+def test_an_unknown_environment_is_broken_math():
+    with pytest.raises(MathError, match="unknown environment foo"):
+        math(r"\begin{foo}a\end{foo}")
+
+
 def test_broken_math_is_reported_with_its_line():
     page = Notes()
     render("One\n\ntwo\nthree $\\foo$\n\n$$\n\\bar{\n$$", 10, page)
