@@ -30,8 +30,8 @@ def annotate(
 ) -> None:
     """Make a site of literate Python: notes left, code right.
 
-    Docstrings and comments are Markdown with $…$ and $$…$$. Broken math, links that lead nowhere
-    and docstrings with a backslash that are not raw are reported with file and line.
+    Docstrings and comments are Markdown with `$…$` and `$$…$$`. Broken math, links that lead
+    nowhere and docstrings with a backslash that are not raw are reported with file and line.
 
     Example: distill annotate experiments --out site --strict
     """

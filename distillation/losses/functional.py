@@ -1,4 +1,4 @@
-"""Losses between two tensors of logits, as pure functions.
+r"""Losses between two tensors of logits, as pure functions.
 
 Common to all of them:
 
@@ -14,8 +14,8 @@ Common to all of them:
 * Errors: `ShapeError` for shapes or class counts that do not fit, `ConfigError` for a temperature
   that is not positive and for an unknown reduction.
 
-With $z$ the logits, $T$ the temperature, $p = softmax(z_t / T)$ the teacher's and
-$q = softmax(z_s / T)$ the student's soft targets:
+With $z$ the logits, $T$ the temperature, $p = \operatorname{softmax}(z_t / T)$ the teacher's and
+$q = \operatorname{softmax}(z_s / T)$ the student's soft targets.
 """
 
 from __future__ import annotations
