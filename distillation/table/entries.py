@@ -39,6 +39,8 @@ from distillation.table.weights import WeightsWatch
 
 #: stored entries that are computed again when a table is opened
 COMPARED = 2
+#: batches that are only read, between two looks at the teacher's weights
+WATCHED = 64
 
 
 def architecture(teacher: TeacherSource) -> str:
@@ -82,6 +84,7 @@ class Entries:
         self.layers = tuple(sorted(set(layers)))  # one table, in whatever order they are named
         self._announce, self._asked, self._on_mismatch = announce, execution, on_mismatch
         self._run = self._weights = None
+        self._reads = 0
         self.storage: TableStorage | None = None
         self.manifest: Manifest | None = None
         #: whether stored entries may be read before some were computed again and compared
@@ -150,6 +153,10 @@ class Entries:
         self, sample: np.ndarray, view: np.ndarray, device: torch.device
     ) -> tuple[Any, dict[str, Tensor]]:
         """The output and the layers of these keys, all of which must be there."""
+        self._reads += 1
+        if self._weights is not None and self._reads % WATCHED == 0:
+            # Every batch would cost a small student's step some percent
+            self._weights.check()
         entries = self.storage.read(sample, view)
         result, layers = None, {}
         for output in self.manifest.outputs:

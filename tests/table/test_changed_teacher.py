@@ -13,6 +13,7 @@ from torch import nn
 from distillation.data import TensorLoader
 from distillation.errors import TeacherError
 from distillation.table import GivenInputs, TeacherTable, TopK, with_table
+from distillation.table.entries import WATCHED
 from distillation.teacher import EnsembleTeacher
 
 
@@ -145,8 +146,19 @@ def test_weights_changed_while_the_table_is_open_are_refused_before_the_next_ent
     with pytest.raises(TeacherError, match="weights changed"):
         table.fill()
     assert table.count() == 2
-    # What is stored is the old weights' and stays readable.
+    # What was stored before is the old weights' entries still.
     assert torch.equal(table(**KEY), kept)
+
+
+def test_a_change_is_noticed_soon_though_nothing_is_missing(inputs, tmp_path):
+    teacher = Scaled()
+    with TeacherTable(teacher, tmp_path, inputs) as table:
+        table(**KEY)
+        with torch.no_grad():
+            teacher.model.fc.bias.add_(1.0)
+        with pytest.raises(TeacherError, match="weights changed"):
+            for _ in range(WATCHED):
+                table(**KEY)
 
 
 def test_the_same_weights_loaded_again_are_no_change(inputs, tmp_path):
