@@ -83,7 +83,7 @@ def test_a_tick_leaves_the_other_rows_in_the_table(tab, origin):
     tab.run(
         """(() => {
             window.moved = 0;
-            new MutationObserver((all) => { for (const m of all) window.moved += m.addedNodes.length; })
+            new MutationObserver((all) => all.forEach((m) => { moved += m.addedNodes.length; }))
                 .observe(document.querySelector('.runs tbody'), {childList: true});
         })()"""
     )
