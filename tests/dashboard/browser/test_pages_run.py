@@ -183,3 +183,16 @@ def test_a_note_that_is_being_written_is_not_overwritten(tab, origin, store, nam
     tab.wait("document.querySelector('.note').textContent.includes('saved')")
     open_run(tab, origin, run.uuid)
     assert tab.run("document.querySelector('textarea').value") == "half a thought"
+
+
+def test_a_teacher_that_is_no_run_is_not_taken_for_none(tab, tmp_path):
+    said = {}
+    for name, fields in (("student", {"teacher": {"fingerprint": "0" * 64}}), ("plain", {})):
+        with runs.create("lone", name=name, root=tmp_path) as recorder:
+            recorder.update(**fields)
+        said[name] = recorder.uuid
+    with kit.dashboard(tmp_path) as address:
+        open_run(tab, address, said["student"])
+        tab.wait("document.querySelector('.side').innerText.includes('is no recorded run')")
+        open_run(tab, address, said["plain"])
+        tab.wait("document.querySelector('.side').innerText.includes('from the labels alone')")

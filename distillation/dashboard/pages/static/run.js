@@ -97,7 +97,7 @@ function renderFamily(run) {
   fill(
     places.family,
     el("h3", {}, "Teacher"),
-    run.parent ? list([run.parent]) : el("p", { class: "quiet" }, "None: trained from the labels alone."),
+    run.teachers.length ? list(run.teachers) : el("p", { class: "quiet" }, run.environment.teacher ? "A model that is no recorded run." : "None: trained from the labels alone."),
     el("h3", {}, "Students"),
     run.children.length ? list(run.children) : el("p", { class: "quiet" }, "None yet. In an experiment: ", el("code", {}, `--teacher ${short(run.uuid)}`)),
     run.parent || run.children.length ? el("p", {}, el("a", { href: `/lineage?run=${run.uuid}` }, "Its family in the lineage")) : null,
@@ -183,7 +183,7 @@ async function renderRun(run) {
   curves.offer(run);
   renderLog();
   if (run.status === "running") wasRunning = true;
-  if (!same(before, run, ["parent", "children"])) {
+  if (!same(before, run, ["teachers", "children"])) {
     renderFamily(run);
     try {
       known = new Map((await getJSON("/api/runs")).runs.map((other) => [other.uuid, other]));
