@@ -37,6 +37,7 @@ from distillation.processes import ManyProcesses
 from distillation.replay import BatchIndex, Replay, groups, samples_in
 from distillation.resume import Resumable
 from distillation.rng import set_rng_state, without_trace
+from distillation.run_log import run_log
 from distillation.step_calls import StepCalls
 
 __all__ = ["BatchIndex", "Engine"]
@@ -120,7 +121,7 @@ class Engine(StepCalls, Resumable, ManyProcesses):
         self.max_train_batches, self.max_valid_batches = max_train_batches, max_valid_batches
         self.watch, self.watch_mode = watch, watch_mode
         self.states, self.samples_of = dict(states or {}), samples_of
-        self.hooks, self.batch_index = HookList(list(hooks)), batch_index
+        self.hooks, self.batch_index = HookList([*hooks, *run_log(recorder)]), batch_index
         self.wrapped: dict[str, nn.Module] = {}
 
         self.is_train, self.split = False, "train"
