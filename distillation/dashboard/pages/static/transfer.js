@@ -65,7 +65,7 @@ function renderSummary(runs, problems) {
       ? el("p", { class: "quiet" }, "There is no run of the same model, epochs and experiment without a teacher to hold the student against.")
       : null,
     without.length
-      ? el("p", { class: "quiet" }, `Without an evaluation yet: ${without.map((run) => `${nameOf(run)} ${short(run.uuid)}`).join(", ")}. Experiments write it after each epoch; runs of before have none.`)
+      ? el("p", { class: "quiet" }, `Without an evaluation yet: ${without.map((run) => `${nameOf(run)} ${short(run.uuid)}`).join(", ")}. Experiments write it after each epoch; for other runs, distill evaluate RUN --save does.`)
       : null,
     problems.map((p) => el("p", { class: "failure" }, `${p.path}: ${p.message}`)),
   );
