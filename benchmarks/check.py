@@ -55,7 +55,8 @@ TARGETS = (
     Target("script_door", "step_ratio", "≤", 1.05),
     Target("trainer_door", "step_ratio", "≤", 1.05),
     Target("trainer_door", "step_ratio_with_metric", "≤", 1.10),
-    Target("toolkit_door", "step_ratio", "≤", 1.05),
+    # It logs each of its losses, as the trainer does with a metric; the loop by hand logs nothing
+    Target("toolkit_door", "step_ratio", "≤", 1.10),
     Target("experiment_door", "step_ratio_same_metrics", "≤", 1.05),
     Target("experiment_door", "step_ratio", "≤", 1.10),
     Target("loader", "speedup", "≥", 4.0),
