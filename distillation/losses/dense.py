@@ -19,9 +19,15 @@ MODES = ("channel_wise", "spatial_wise")
 class ChannelWiseKnowledgeDistillationLoss(DistillationLoss):
     r"""KL between where student and teacher look, channel by channel.
 
-    "channel_wise": a softmax with temperature T over the H·W positions of each channel;
-    $\frac{T^2}{B C} \sum_{b,c} \sum_i p_{b,c,i} (\log p_{b,c,i} - \log q_{b,c,i})$.
+    "channel_wise": a softmax with temperature T over the H·W positions of each channel gives the
+    teacher's $p_{b,c}$ and the student's $q_{b,c}$; mean over the channels.
+
+    $$\frac{T^2}{B C} \sum_{b,c} KL(p_{b,c} \| q_{b,c})$$
+
     "spatial_wise": a softmax over the channels at each position, mean over the B·H·W positions.
+
+    $$\frac{T^2}{B H W} \sum_{b,i} KL(p_{b,i} \| q_{b,i})$$
+
     Zero where student equals teacher.
 
     With `ignore_index`, positions whose `target` (B, H, W) has that value do not exist: they are

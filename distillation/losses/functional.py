@@ -14,8 +14,14 @@ Common to all of them:
 * Errors: `ShapeError` for shapes or class counts that do not fit, `ConfigError` for a temperature
   that is not positive and for an unknown reduction.
 
-With $z$ the logits, $T$ the temperature, $p = \operatorname{softmax}(z_t / T)$ the teacher's and
-$q = \operatorname{softmax}(z_s / T)$ the student's soft targets.
+With $z_t$ and $z_s$ the logits of teacher and student and $T$ the temperature, the soft targets
+are
+
+$$p = \operatorname{softmax}(z_t / T)$$
+
+$$q = \operatorname{softmax}(z_s / T)$$
+
+Formulas are those of one row.
 """
 
 from __future__ import annotations
@@ -45,12 +51,15 @@ def kl_divergence(
     dim: int = -1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""$T^2 \cdot KL(p \| q) = T^2 \sum_c p_c (\log p_c - \log q_c)$: what KL means here.
+    r"""What KL means here: $T^2 \cdot KL(p \| q)$, of the teacher from the student.
+
+    $$T^2 \sum_c p_c (\log p_c - \log q_c)$$
 
     Gradients of soft targets shrink by $1/T^2$; the factor makes up for it, so that the weight
     against a label loss need not change with the temperature. Zero where student equals teacher.
-    In the limit of high temperatures it is $\frac{1}{2C} \sum_c (\Delta_c - \bar\Delta)^2$ with
-    $\Delta = z_s - z_t$.
+    In the limit of high temperatures it is, with $\Delta = z_s - z_t$,
+
+    $$\frac{1}{2C} \sum_c (\Delta_c - \bar\Delta)^2$$
 
     Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network" (2015),
     section 2, arXiv 1503.02531.
@@ -69,7 +78,9 @@ def kl_from_log_probabilities(
     reduction: str = "batchmean",
     dim: int = -1,
 ) -> Tensor:
-    r"""$KL(p \| q) = \sum_c p_c (\log p_c - \log q_c)$ of student $\log q$, teacher $\log p$.
+    r"""The divergence of log probabilities: student $\log q$, teacher $\log p$.
+
+    $$KL(p \| q) = \sum_c p_c (\log p_c - \log q_c)$$
 
     For steps that soften both themselves; there is no temperature here and no factor $T^2$:
     `kl_divergence(s, t, T)` is bit for bit
@@ -89,7 +100,9 @@ def reverse_kl(
     dim: int = -1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""$T^2 \cdot KL(q \| p) = T^2 \sum_c q_c (\log q_c - \log p_c)$: mode-seeking.
+    r"""The other way round, $T^2 \cdot KL(q \| p)$: of the student from the teacher, mode-seeking.
+
+    $$T^2 \sum_c q_c (\log q_c - \log p_c)$$
 
     Infinite where the student gives weight to a class that the teacher holds impossible (`-inf`).
     Zero where student equals teacher.
@@ -110,9 +123,12 @@ def jensen_shannon(
     dim: int = -1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""$T^2 \cdot (\frac12 KL(p \| m) + \frac12 KL(q \| m))$ with $m = \frac12 (p + q)$.
+    r"""The Jensen-Shannon divergence, times $T^2$.
 
-    Symmetric; between 0 (student equals teacher) and $T^2 \log 2$ per row.
+    $$\frac{T^2}{2} \left( KL(p \| m) + KL(q \| m) \right)$$
+
+    with the mixture $m = \frac12 (p + q)$. Symmetric; between 0 (student equals teacher) and
+    $T^2 \log 2$ per row.
 
     Source: Lin, "Divergence measures based on the Shannon entropy" (1991), equation 3.5.
     """
@@ -134,7 +150,9 @@ def soft_cross_entropy(
     dim: int = -1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""$T^2 \cdot H(p, q) = - T^2 \sum_c p_c \log q_c$: cross entropy with soft targets.
+    r"""Cross entropy with soft targets, times $T^2$.
+
+    $$T^2 \cdot H(p, q) = - T^2 \sum_c p_c \log q_c$$
 
     Its gradient is that of `kl_divergence`; its value is larger by $T^2$ times the teacher's
     entropy, so it is not zero where student equals teacher.
@@ -154,7 +172,9 @@ def mse_logits(
     dim: int = -1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""$\frac1C \sum_c (z_{s,c} - z_{t,c})^2$: the mean squared error, on logits.
+    r"""The mean squared error, on logits.
+
+    $$\frac1C \sum_c (z_{s,c} - z_{t,c})^2$$
 
     The default reduction is "mean", which is `nn.MSELoss`; "batchmean" does not divide by $C$.
     Zero where student equals teacher.
@@ -173,7 +193,9 @@ def cosine(
     dim: int = -1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""$1 - z_s \cdot z_t / (|z_s| |z_t|)$: between 0 (same direction) and 2 per row.
+    r"""One minus the cosine: between 0 (same direction) and 2 per row.
+
+    $$1 - \frac{z_s \cdot z_t}{\|z_s\| \, \|z_t\|}$$
 
     It does not depend on the logits' scale, so there is no temperature. "mean" and "batchmean"
     are the same here: nothing is summed over classes. This is `nn.CosineEmbeddingLoss` with
@@ -189,10 +211,18 @@ def corrected_probabilities(
 ) -> Tensor:
     r"""The teacher's soft targets, moved towards the labels as minifinetuning does.
 
-    $p' = (1 - \lambda) p + \lambda \cdot onehot(y)$ row by row. With $\tau$ the threshold,
-    $\lambda = (p_{max} - p_y + \tau) / (1 + p_{max} - p_y)$ where the teacher's first choice is not
-    the label $y$, so that $p'_y$ leads the old first choice by $\tau$; and
-    $\lambda = \min(1, \tau / (1 - p_y))$ where it is, so that $p'_y = \min(1, p_y + \tau)$.
+    $$p' = (1 - \lambda) \, p + \lambda \, e_y$$
+
+    row by row, $e_y$ one-hot. With $\tau$ the threshold and $p_{max}$ the probability of the
+    teacher's first choice,
+
+    $$\lambda = \frac{p_{max} - p_y + \tau}{1 + p_{max} - p_y}$$
+
+    where that choice is not the label $y$, so that $p'_y$ leads the old first choice by $\tau$; and
+
+    $$\lambda = \min\left(1, \frac{\tau}{1 - p_y}\right)$$
+
+    where it is, so that $p'_y$ gains $\tau$, up to 1.
 
     Args:
         teacher_logits: (…, classes).
@@ -225,7 +255,7 @@ def mft_divergence(
     dim: int = -1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""$T^2 \cdot KL(p' \| q)$ with the `corrected_probabilities` $p'$.
+    r"""$T^2 \cdot KL(p' \| q)$ with $p'$ the `corrected_probabilities`.
 
     `target` holds labels shaped like the rows. Where `mask` is 0 the label is not read, so it may
     be an ignore index. Labels outside [0, classes) elsewhere are an index error of torch.

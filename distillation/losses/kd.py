@@ -20,15 +20,18 @@ from distillation.losses.logits import LogitsDistillationLoss
 
 
 class KDLogitsLoss(Remembers):
-    r"""$(1 - c) \cdot task(student, target) + c \cdot kd(student, teacher)$.
+    r"""The task's loss and the distillation loss, weighted.
+
+    $$(1 - c) \cdot L_{task} + c \cdot L_{kd}$$
 
     Args:
-        task_loss_fn: `task(student_output, target)`, a scalar or a tuple that starts with it.
-        distillation_loss_fn: any loss of this library, or a module called with student's and
-            teacher's output; `target` and other keywords reach it when it takes them.
+        task_loss_fn: $L_{task}$, `task(student_output, target)`, a scalar or a tuple that starts
+            with it.
+        distillation_loss_fn: $L_{kd}$, any loss of this library, or a module called with student's
+            and teacher's output; `target` and other keywords reach it when it takes them.
             Default: `LogitsDistillationLoss(temperature, dim=1)`, so that classes lie where
             `nn.CrossEntropyLoss` has them.
-        distillation_loss_coeff: c in [0, 1].
+        distillation_loss_coeff: $c$ in [0, 1].
         temperature: of the default distillation loss; with a `distillation_loss_fn` of your own,
             which has its own temperature, it is refused.
 
@@ -81,14 +84,19 @@ class KDLogitsLoss(Remembers):
 
 
 class SegKDLoss(Remembers):
-    r"""$\sum_h w_h \cdot (a \cdot ce(s_h, y) + b \cdot kd(s_h, t_h, y))$ over prediction heads.
+    r"""Cross entropy and distillation of segmentation maps, over prediction heads.
+
+    $$\sum_h w_h \left( a \cdot L_{ce,h} + b \cdot L_{kd,h} \right)$$
+
+    with $L_{ce,h}$ between the student's head $h$ and the labels, and $L_{kd,h}$ between the
+    student's and the teacher's head.
 
     Args:
         kd_loss: a loss on maps (B, C, H, W), such as `ChannelWiseKnowledgeDistillationLoss`; it
             gets `target` when it takes it.
         ce_loss: `ce(predictions, target)` with target (B, H, W), such as `nn.CrossEntropyLoss`.
         weights: one $w_h$ per head: the main output and its auxiliaries.
-        kd_loss_weights: the pair (a, b).
+        kd_loss_weights: the pair $(a, b)$.
 
     Source: SuperGradients' loss of this name.
     """

@@ -16,11 +16,21 @@ SHAPES = ("linear", "cosine")
 
 
 class ScheduledLossBalancer(StaticLossBalancer):
-    r"""Static weights times a ramp: $\sum_i r w_i \cdot kd_i + (1 - r \sum_i w_i) \cdot student$.
+    r"""Static weights times a ramp $r$.
 
-    $r(k) = start + (end - start) \cdot f(\min(k / steps, 1))$ at step k = 0, 1, …, with
-    $f(x) = x$ ("linear") or $f(x) = (1 - \cos \pi x) / 2$ ("cosine"). From 0 to 1 it warms the
-    distillation up, from 1 to 0 it fades it out.
+    $$r \sum_i w_i L_i + \left( 1 - r \sum_i w_i \right) L_s$$
+
+    with $L_i$ the distillation losses and $L_s$ the student's own. At step $k = 0, 1, \ldots$
+
+    $$r = \text{start} + (\text{end} - \text{start}) \cdot f(x)$$
+
+    $$x = \min(k / \text{steps}, 1)$$
+
+    with $f(x) = x$ for "linear" and
+
+    $$f(x) = \frac12 (1 - \cos \pi x)$$
+
+    for "cosine". From 0 to 1 it warms the distillation up, from 1 to 0 it fades it out.
 
     A step is one call in training mode; evaluation uses the current weights and does not count.
     With gradient accumulation every micro-batch is a call. The count is the buffer `step`, so it
