@@ -61,7 +61,8 @@ TARGETS = (
     Target("experiment_door", "step_ratio", "≤", 1.10),
     Target("loader", "speedup", "≥", 4.0),
     Target("table_rates", "fill_overhead", "≤", 1.10),
-    Target("memory", "table_over_plain", "≤", 1.10),
+    # Opening a table runs the teacher on one batch, to compare what is stored
+    Target("memory", "table_over_plain", "≤", 1.15),
 )
 
 
