@@ -210,12 +210,15 @@ def one_cycle(c: ClassificationConfigs):
     if updates == 0:
         return None
     highest = [group["lr"] for group in c.optimizer.param_groups]
+    # one more than the updates, for the schedule is asked once more after the last
+    total = updates + 1
+    # A rise of exactly one step has no length, by which torch would divide
+    rise = c.warm_up + 1e-6 if total * c.warm_up == 1 else c.warm_up
     return torch.optim.lr_scheduler.OneCycleLR(
         c.optimizer,
         max_lr=highest,
-        # one more than the updates, for the schedule is asked once more after the last
-        total_steps=updates + 1,
-        pct_start=c.warm_up,
+        total_steps=total,
+        pct_start=rise,
         anneal_strategy="linear",
         cycle_momentum=False,
         div_factor=10,

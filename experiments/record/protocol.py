@@ -82,12 +82,12 @@ SMOKE = Scale(
     search_epochs=1,
     seeds=2,
     trials=2,
-    holdout=40,
+    holdout=20,
     views=2,
     search_views=2,
     precision="fp32",
     large_threads=1,
-    statistics=256,
+    statistics=128,
     weak_teacher=True,
 )
 

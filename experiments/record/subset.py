@@ -10,7 +10,7 @@ from distillation.data import ImageSet
 
 
 def write_subset(
-    train: ImageSet, test: ImageSet, folder: Path, per_class: tuple[int, int] = (40, 20)
+    train: ImageSet, test: ImageSet, folder: Path, per_class: tuple[int, int] = (16, 10)
 ) -> None:
     """
     ### Write the first images of each class as a folder of pictures
