@@ -14,6 +14,9 @@ from experiments.record.check import check
 from experiments.record.protocol import GROUPS, SMOKE
 from experiments.record.results import read
 
+# A dozen trainings, each a process
+pytestmark = pytest.mark.timeout(600)
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
