@@ -67,12 +67,16 @@ def table_source(
     inputs = inputs_of(data, epochs)
     if isinstance(teacher_table, str | os.PathLike) and teacher_table != AUTO:
         teacher_table = table_folder(folder_of(teacher_table), name, inputs)
+    if channels_last is None:
+        # As the batches come to the student
+        rendering = getattr(data, "rendering", None)
+        channels_last = bool(getattr(rendering, "channels_last", False))
     return with_table(
         teacher,
         teacher_table,
         inputs,
         root=root,
-        execution=execution_of(data, precision, channels_last),
+        execution=Execution.beside(precision, channels_last=channels_last),
         **({"layers": tuple(layers)} if layers else {}),
         **options,
     )
@@ -120,16 +124,6 @@ def inputs_of(data: Any, epochs: int | None = None) -> Inputs:
     if isinstance(data, ReplayableLoader):
         return ReplayedInputs(data, epochs=epochs)
     return ImageInputs.of(data)
-
-
-def execution_of(data: Any, precision: str, channels_last: bool | None = None) -> Execution:
-    """How the teacher runs for a table: as it would in the door's own forward passes."""
-    if channels_last is None:
-        rendering = getattr(data, "rendering", None)
-        channels_last = bool(getattr(rendering, "channels_last", False))
-    return Execution(
-        precision="fp32" if precision == "no" else precision, channels_last=channels_last
-    )
 
 
 def teacher_layers(criteria: Iterable[Any]) -> tuple[str, ...]:

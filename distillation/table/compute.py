@@ -47,14 +47,15 @@ class Execution:
             raise ConfigError(f"batch_size must be at least 2, got {self.batch_size}")
 
     @classmethod
-    def beside(cls, accelerator: Any, *, channels_last: bool = False) -> Execution:
-        """As the teacher runs in the step of a training on this `Accelerator`.
+    def beside(cls, precision: str, *, channels_last: bool = False) -> Execution:
+        """As the teacher runs in the step of a training of this precision.
 
-        Its precision is the training's own, after what it changed (fp16 is bf16 on a CPU).
-        `channels_last` is the memory format of the batches.
+        It is the training's own, after what `Accelerator` changed (fp16 is bf16 on a CPU), whose
+        `mixed_precision` says "no" for fp32. `channels_last` is the memory format of the batches.
         """
-        mixed = accelerator.mixed_precision
-        return cls(precision="fp32" if mixed == "no" else mixed, channels_last=channels_last)
+        return cls(
+            precision="fp32" if precision == "no" else precision, channels_last=channels_last
+        )
 
     def with_batch_size(self, found: int | None) -> Execution:
         """The same, with a batch size: its own, else the one found in a table, else 64."""

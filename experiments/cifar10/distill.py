@@ -217,7 +217,9 @@ def _large_outputs(c: Configs):
         c.teacher_table,
         {"train": c.train_loader, **c.valid_loaders},
         root=c.session.root,
-        execution=Execution.beside(c.session.accelerator, channels_last=c.channels_last),
+        execution=Execution.beside(
+            c.session.accelerator.mixed_precision, channels_last=c.channels_last
+        ),
         device=c.session.device,
         say=print if c.session.is_main else None,
     )
