@@ -18,7 +18,7 @@ from distillation import checkpoint, descriptions
 from distillation.conversion import convert, export
 from distillation.criterion import Criterion
 from distillation.distiller import Distiller
-from distillation.errors import CheckpointError, ConfigError, TeacherError
+from distillation.errors import CheckpointError, ConfigError, RunError, TeacherError
 from distillation.kd_config import KDLossConfig, build_model, check_table_config
 from distillation.meta_model import DistillationModel
 from distillation.teacher import TeacherSource, as_teacher, rebuild
@@ -304,7 +304,12 @@ def _teacher(
             "a lambda or a local function; pass teacher="
         )
     else:
-        source = rebuild(about["description"], mode=about["mode"], **names)
+        try:
+            source = rebuild(about["description"], mode=about["mode"], **names)
+        except RunError as error:
+            raise TeacherError(
+                f"the teacher ({about['name']}) cannot be made again: {error}. Pass it as teacher="
+            ) from error
     found = source.fingerprint
     if found != about["fingerprint"] and not allow_changed:
         if source is not given:

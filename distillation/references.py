@@ -189,13 +189,24 @@ _runs = WeakIdKeyDictionary()
 
 def note_run(model: T, uuid: str, step: int | None = None) -> T:
     """Remember which run (and which checkpoint of it) the weights of `model` come from."""
-    _runs[model] = (uuid, step)
+    _runs[model] = (uuid, step, _changes(model))
     return model
 
 
 def noted_run(model: object) -> tuple[str, int | None] | None:
-    """(UUID, step) of the run that this very object was loaded from, if it was."""
-    return _runs.get(model)
+    """(UUID, step) of the run that this very object has its weights from.
+
+    None where that was not noted, or where the weights were changed in place since (trained on,
+    or loaded anew). Torch counts such changes, but not those through `tensor.data` or by a fused
+    optimizer.
+    """
+    uuid, step, changes = _runs.get(model, (None, None, None))
+    return (uuid, step) if uuid is not None and changes == _changes(model) else None
+
+
+def _changes(model: nn.Module) -> list[int]:
+    # A move to another device or dtype is no change; in inference mode nothing is counted
+    return [-1 if p.is_inference() else p._version for p in model.parameters()]
 
 
 def _plain(function: Any) -> Any:

@@ -20,7 +20,7 @@ from distillation.models.facts import model_facts
 from distillation.progress import Progress
 from distillation.references import Reference, note, noted
 from distillation.rng import seed_everything
-from experiments.evaluation import Evaluation
+from distillation.transfer_hook import TransferHook
 from experiments.optimizers import OptimizerConfigs
 from experiments.session import Session
 from experiments.trackers import NAMES
@@ -96,7 +96,7 @@ class ClassificationConfigs(BaseConfigs):
     network: nn.Module = "_network"
     engine: Engine = "_engine"
     # What each evaluation measures
-    evaluation: Evaluation = "_evaluation"
+    evaluation: TransferHook = "_evaluation"
     # The run of the store
     session: Session
 
@@ -339,7 +339,7 @@ def _evaluation(c: ClassificationConfigs):
     """
     ### Agreement, calibration and confusion, each time it evaluates
     """
-    return Evaluation(c.images[2].classes)
+    return TransferHook(c.images[2].classes)
 
 
 @option(ClassificationConfigs.engine)

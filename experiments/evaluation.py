@@ -10,62 +10,17 @@ question, and a better loss on the labels does not answer it
 * the *calibration error*: how far confidence is from accuracy
   ([Guo et al. 2017](https://arxiv.org/abs/1706.04599)), in fifteen bins,
 * which class is taken for which.
+
+`distillation.transfer_hook` counts them, on the device; they become metrics of the epoch, such as
+`ece.test`, and those of the test images `evaluation.json` in the run's folder.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from distillation.errors import TeacherError
-from distillation.files import atomic_json
 from distillation.frozen_teacher import TeacherSource
-from distillation.hooks import Hooks
-from distillation.transfer import FILE, Tally, record
-
-
-class Evaluation(Hooks):
-    """
-    ### Measures of each evaluation
-
-    The step [adds](cifar10/distill.html) each batch; sums stay on the device and are read once, at
-    the end. They become metrics of the epoch, such as `ece.test`, and those of the test images
-    `evaluation.json` in the run's folder, for the last epoch that was evaluated.
-    """
-
-    def __init__(self, classes: Sequence[str]):
-        self.classes = list(classes)
-        self.tally = Tally()
-
-    def add(self, output: Tensor, target: Tensor, large_logits: Tensor | None = None) -> None:
-        """Count a batch: logits, labels and, where there is one, the teacher's logits"""
-        self.tally.add(output, target, large_logits)
-
-    def on_validate_start(self, engine, split: str) -> None:
-        """Count from nothing"""
-        self.tally.reset()
-
-    def on_validate_end(self, engine, split: str, metrics: dict[str, float]) -> None:
-        """Add the measures to the epoch's metrics, and write those of the test images"""
-        # A step that adds nothing has other measures than these
-        if not self.tally:
-            return
-        # Each process has seen its share
-        found = self.tally.compute(engine._reduce)
-        measures = {"ece": found.ece, "agreement": found.agreement, "kl": found.kl}
-        for name, value in measures.items():
-            if value is not None:
-                # What the step tracks itself stays as it tracked it
-                metrics.setdefault(f"{name}.{split}", value)
-        if split == "test" and engine.recorder is not None:
-            facts = record(
-                found,
-                split=split,
-                epoch=engine.epoch + 1,
-                step=engine.samples,
-                classes=self.classes,
-            )
-            atomic_json(engine.recorder.path / FILE, facts)
 
 
 class ComputedOnce(TeacherSource):

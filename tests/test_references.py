@@ -173,3 +173,21 @@ def test_a_note_belongs_to_one_object_and_dies_with_it():
         note(Mine(), "x:y")
     with pytest.raises(ConfigError, match=r"takes an nn\.Module"):
         note("no model", reference)
+
+
+# Which run the weights are of ------------------------------------------------------------------
+
+
+def test_the_run_of_a_model_is_remembered_wherever_the_model_goes():
+    model = references.note_run(Mine(), "run", 7)
+    assert references.noted_run(model.half().to(memory_format=torch.channels_last)) == ("run", 7)
+    assert references.noted_run(copy.deepcopy(model)) is None
+
+
+def test_weights_that_were_changed_are_no_runs_weights():
+    trained, loaded = (references.note_run(Mine(), "run", 7) for _ in range(2))
+    trained.layer(torch.ones(2)).sum().backward()
+    torch.optim.SGD(trained.parameters(), 0.1).step()
+    assert references.noted_run(trained) is None
+    loaded.load_state_dict(Mine().state_dict())
+    assert references.noted_run(loaded) is None

@@ -18,8 +18,8 @@ class WeightsWatch:
     Torch counts the changes of every tensor, so `check()` reads no value and waits for no device.
     Only when a count has moved the weights are hashed again: loading the same weights is no change.
 
-    A change through `tensor.data` is not counted by torch; it shows when the table is opened
-    again, by its fingerprint.
+    A change through `tensor.data`, or by a fused optimizer, is not counted by torch; it shows when
+    the table is opened again, by its fingerprint.
     """
 
     def __init__(self, teacher: TeacherSource):

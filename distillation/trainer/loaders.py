@@ -39,7 +39,7 @@ def share(
         return loader
     if isinstance(loader, EpochLoader):
         return _part_of(loader, processes, rank)
-    if type(loader).__module__.startswith("accelerate."):
+    if is_share(loader):
         return loader
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         raise ConfigError(
@@ -70,6 +70,13 @@ def _part_of(loader: EpochLoader, processes: int, rank: int) -> EpochLoader:
     part = copy.copy(loader)
     part.rank, part.world_size = rank, processes
     return part
+
+
+def is_share(loader: Iterable) -> bool:
+    """Whether other processes see other parts of it: false where each sees the whole."""
+    if isinstance(loader, EpochLoader):
+        return loader.world_size > 1
+    return type(loader).__module__.startswith("accelerate.")
 
 
 def length(loader: Iterable) -> int | None:

@@ -68,8 +68,12 @@ class Passes(Hooks):
         if self.metrics[split].metrics:
             student = self.task.student_output(predictions)
             self.metrics[split].update(student, parts.target)
+        self.observe(predictions, parts.target)
         if self._told_valid:
             self.callbacks.call(_phase(split, "batch_end"), preds=predictions, loss=loss)
+
+    def observe(self, predictions: Any, target: Any) -> None:
+        """A batch of an evaluation, for whoever measures more."""
 
     def on_validate_start(self, engine: Engine, split: str) -> None:
         self.metrics[split].reset()

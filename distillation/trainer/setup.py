@@ -25,6 +25,7 @@ from distillation.trainer.callbacks import (
 )
 from distillation.trainer.checkpoints import AVERAGED, BestSnapshots, CheckpointFiles
 from distillation.trainer.ema import StudentEMA
+from distillation.trainer.measures import Measures
 from distillation.trainer.metrics import MetricSet, resolve_watch, slug
 from distillation.trainer.optimizers import freeze_for_finetune, make_optimizer
 from distillation.trainer.params import TrainingParams
@@ -219,6 +220,7 @@ class Setup:
             files=files,
             snapshots=snapshots,
             trackers=trackers,
+            measures=Measures(self.valid_loaders, self.watched_split),
             watched=self.watched,
             watched_split=self.watched_split,
         )

@@ -79,6 +79,10 @@ class Task:
         """What the metrics see."""
         return predictions
 
+    def teacher_output(self, predictions: Any) -> Any:
+        """What the student learns from; None without a teacher."""
+        return None
+
     def loss(
         self, predictions: Any, target: Any, epoch: int
     ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
@@ -202,6 +206,9 @@ class KDTask(Task):
 
     def student_output(self, predictions: KDOutput) -> Any:
         return predictions.student_output
+
+    def teacher_output(self, predictions: KDOutput) -> Any:
+        return predictions.teacher_output
 
     def loss(
         self, predictions: KDOutput, target: Any, epoch: int

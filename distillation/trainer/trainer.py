@@ -17,6 +17,7 @@ from distillation.devices import make_accelerator
 from distillation.engine import Engine
 from distillation.errors import ConfigError
 from distillation.hooks import Hooks
+from distillation.references import note_run
 from distillation.rng import get_rng_state, seed_everything, set_rng_state
 from distillation.runs import Run
 from distillation.trainer import record
@@ -167,6 +168,9 @@ class Trainer:
             self.results = engine.fit(resume=self._take_up(engine, setup, recorder))
             setup.task.unshard()
             self.net = setup.task.net
+            # Whoever learns from this model has this run for a teacher
+            for model in filter(None, (setup.task.student, self.ema_model)):
+                note_run(model, recorder.uuid, recorder.last_step())
             record.note_facts(recorder, setup.task, setup.accelerator)
         finally:
             training.close()

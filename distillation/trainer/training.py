@@ -21,6 +21,7 @@ from distillation.trainer.checkpoints import (
     epoch_file,
 )
 from distillation.trainer.ema import StudentEMA
+from distillation.trainer.measures import Measures
 from distillation.trainer.metrics import MetricSet, slug
 from distillation.trainer.params import TrainingParams
 from distillation.trainer.passes import Passes
@@ -49,12 +50,14 @@ class Training(Passes):
         files: CheckpointFiles | None,
         snapshots: BestSnapshots | None,
         trackers: Trackers | None,
+        measures: Measures,
         watched: str,
         watched_split: str,
     ):
         super().__init__(task, params, metrics, callbacks, ema and ema.module)
         self.schedule, self.ema, self.files = schedule, ema, files
         self.snapshots, self.trackers = snapshots, trackers
+        self.measures: Measures | None = measures
         self.watched, self.watched_split = watched, watched_split
         self.runner: Any = task.net
         self.outside = task.outside_parameters()
@@ -110,6 +113,11 @@ class Training(Passes):
         if self.callbacks.context.stop_training:
             self.engine.stop_training = True
 
+    def observe(self, predictions: Any, target: Any) -> None:
+        if self.measures is not None:
+            student = self.task.student_output(predictions)
+            self.measures.observe(student, target, self.task.teacher_output(predictions))
+
     # -- the phases
 
     def on_train_start(self, engine: Engine) -> None:
@@ -151,8 +159,15 @@ class Training(Passes):
             return {"learning_rate": float(groups[0]["lr"])}
         return {f"learning_rate.{n}": float(g["lr"]) for n, g in zip(names, groups, strict=True)}
 
+    def on_validate_start(self, engine: Engine, split: str) -> None:
+        super().on_validate_start(engine, split)
+        if self.measures is not None:
+            self.measures.on_validate_start(engine, split)
+
     def on_validate_end(self, engine: Engine, split: str, metrics: dict[str, float]) -> None:
         super().on_validate_end(engine, split, metrics)
+        if self.measures is not None:
+            self.measures.on_validate_end(engine, split, metrics)
         if split == self.watched_split:
             self.valid_results = dict(self.results)
 
@@ -224,10 +239,11 @@ class Training(Passes):
         model = copy.deepcopy(self.task.student)
         load_strict(model, self.snapshots.average(), what="average of the best epochs")
         ema, self.ema_model = self.ema_model, model
+        measures, self.measures = self.measures, None  # evaluation.json is of the last epoch
         self.callbacks.call("on_average_best_models_validation_start")
         loader = engine.valid_loaders[self.watched_split]
         metrics = engine.evaluate(loader, self.watched_split)
-        self.ema_model = ema
+        self.ema_model, self.measures = ema, measures
         self.callbacks.call("on_average_best_models_validation_end")
         values = {f"{name.rpartition('.')[0]}.average_model": v for name, v in metrics.items()}
         engine.metrics = {**engine.metrics, **values}

@@ -17,7 +17,8 @@ from distillation import cli, runs
 from distillation.data import TensorLoader, digits
 from distillation.errors import TeacherError
 from distillation.teacher import as_teacher
-from experiments.evaluation import ComputedOnce, Evaluation
+from distillation.transfer_hook import TransferHook
+from experiments.evaluation import ComputedOnce
 
 
 def written(run: runs.Run) -> dict:
@@ -172,7 +173,7 @@ def test_one_process_of_two_asks_for_its_share_only():
 
 def test_a_step_that_adds_nothing_has_no_such_measures():
     metrics = {"loss.test": 0.5}
-    evaluation = Evaluation(["a", "b"])
+    evaluation = TransferHook(["a", "b"])
     evaluation.on_validate_start(None, "test")
     evaluation.on_validate_end(None, "test", metrics)
     assert metrics == {"loss.test": 0.5}

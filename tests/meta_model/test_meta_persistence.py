@@ -39,6 +39,7 @@ from distillation.errors import (
     TeacherError,
 )
 from distillation.losses import ScheduledLossBalancer
+from distillation.references import note_run
 from distillation.table import GivenInputs, TeacherTable
 
 
@@ -144,6 +145,18 @@ def test_layerwise_comes_back(path):
     back = restore(Net(), path)
     assert back.body.weight.requires_grad and not back.head.weight.requires_grad
     assert export(back).head.weight.requires_grad
+
+
+def test_a_teacher_whose_run_is_gone_must_be_given(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILLATION_RUNS", str(tmp_path / "none"))
+    student, teacher = pair()
+    save(converted(student, note_run(teacher, "0123abcd" * 4, 640)), path)
+    with pytest.raises(
+        TeacherError, match=r"cannot be made again: .*0123abcd.* Pass it as teacher="
+    ):
+        restore(Net(), path)
+    back = export(restore(Net(), path, teacher=teacher))
+    assert_same(back.state_dict(), export(student).state_dict())
 
 
 @pytest.mark.parametrize("spell", [lambda t: t, lambda t: lambda: t], ids=["instance", "lambda"])

@@ -3,6 +3,7 @@
 python processes.py ROOT OUT        # with RANK, WORLD_SIZE, … in the environment
 """
 
+import json
 import os
 import sys
 
@@ -78,6 +79,10 @@ def norm_net(root, name, sync):
     return net
 
 
+def evaluated(trainer):
+    return json.loads((trainer.run.path / "evaluation.json").read_text())["images"]
+
+
 def everything(root, processes):
     """Results by name: weights and recorded numbers."""
     found = {}
@@ -86,6 +91,9 @@ def everything(root, processes):
     found["ema"] = weights(trainer.ema_model)
     for name in ("loss.train", "loss.valid", "accuracy.train", "accuracy.valid"):
         found[name] = trainer.results[name]
+    for name in ("ece.valid", "agreement.valid", "kl.valid"):
+        found[name] = trainer.results[name]
+    found["evaluated"] = evaluated(trainer)
     found["samples"] = trainer.run.curve("loss.train")[0]
     found["test"] = trainer.test(test_loader=ordinary(48))["Accuracy"]
 
@@ -110,6 +118,7 @@ def everything(root, processes):
         whole = {"ema": False, "fsdp": True}
         sharded = kd(root, "sharded", save_ckpt_epoch_list=[4], clip_grad_norm=100.0, **whole)
         found["fsdp"] = weights(sharded.net.student)
+        found["fsdp evaluated"] = evaluated(sharded)
         found["fsdp loss.valid"] = sharded.results["loss.valid"]
         again = kd(
             root, "sharded", resume_path=sharded.checkpoints_dir / "ckpt_epoch_4.pth", **whole

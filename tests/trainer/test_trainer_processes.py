@@ -76,6 +76,15 @@ def test_metrics_are_gathered(one, two, name):
     assert two[name] == pytest.approx(one[name], abs=1e-5)
 
 
+@pytest.mark.parametrize("name", ["ece.valid", "agreement.valid", "kl.valid"])
+def test_what_was_taken_over_is_gathered(one, two, name):
+    assert two[name] == pytest.approx(one[name], abs=1e-5)
+
+
+def test_each_image_is_counted_once_in_the_evaluation(one, two):
+    assert one["evaluated"] == two["evaluated"] == two["fsdp evaluated"] == 64
+
+
 def test_samples_are_counted_over_all_processes(one, two):
     assert two["samples"] == one["samples"]
 

@@ -1,0 +1,62 @@
+"""What a student has taken over, measured in each evaluation and written down with the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from distillation.files import atomic_json
+from distillation.hooks import Hooks
+from distillation.transfer import FILE, Tally, record
+
+
+class TransferHook(Hooks):
+    """Measures of `distillation.transfer` for the engine: agreement, KL, calibration error.
+
+    The step `add`s each batch of an evaluation; sums stay on the device and are read once, at its
+    end. They become metrics of the epoch (`ece.test`, `agreement.test`, `kl.test`), and those of
+    `split` the run's `evaluation.json`, for the last epoch that was evaluated.
+
+    `classes` are the names of the classes; without them they are numbered.
+    """
+
+    def __init__(self, classes: Sequence[str] | None = None, split: str = "test"):
+        self.classes = None if classes is None else list(classes)
+        self.split = split
+        self.tally = Tally()
+
+    def add(self, output: Tensor, target: Tensor, teacher_logits: Tensor | None = None) -> None:
+        """Count a batch: logits, labels and, where there is one, the teacher's logits."""
+        self.tally.add(output, target, teacher_logits)
+
+    def on_validate_start(self, engine: Any, split: str) -> None:
+        self.tally.reset()
+
+    def on_validate_end(self, engine: Any, split: str, metrics: dict[str, float]) -> None:
+        if not self.counted(engine, split):
+            return
+        found = self.tally.compute(self.reduce(engine, split))
+        measures = {"ece": found.ece, "agreement": found.agreement, "kl": found.kl}
+        for name, value in measures.items():
+            if value is not None:
+                metrics.setdefault(f"{name}.{split}", value)  # the step's own stay
+        writes = engine.recorder is not None and engine.accelerator.is_main_process
+        if split == self.split and writes:
+            facts = record(
+                found,
+                split=split,
+                epoch=engine.epoch + 1,
+                step=engine.samples,
+                classes=self.classes or [str(i) for i in range(len(found.confusion))],
+            )
+            atomic_json(engine.recorder.path / FILE, facts)
+
+    def counted(self, engine: Any, split: str) -> bool:
+        """Whether there is something to measure; a step that adds nothing has other measures."""
+        return bool(self.tally)
+
+    def reduce(self, engine: Any, split: str) -> Any:
+        """What sums a tensor over the processes that share the images of `split`."""
+        return engine._reduce
