@@ -16,6 +16,7 @@ _COLORS = {
     "large": "black",
     "small": "tab:gray",
     "distilled": "tab:blue",
+    "all_views": "tab:purple",
     "smoothing": "tab:olive",
     "from_untrained": "tab:red",
     "labml": "tab:green",

@@ -91,7 +91,7 @@ class Maker:
         both = {group: self._chosen(group) or {} for group in SEARCHES}
         rest = controls(self.scale, both, _cost_ratio())
         # A control has the values that its students' search has chosen
-        waits = {"smoothing", "longer"} if not both["small"] else set()
+        waits = {"smoothing", "all_views", "longer"} if not both["small"] else set()
         waits |= {"from_untrained"} if not both["distilled"] else set()
         self._group([part for part in rest if part.group not in waits])
         return self.write()

@@ -16,6 +16,8 @@ from experiments.record.statistics import Margin, Spread, margin, spread
 
 # What the tutorial publishes, on the original images
 PUBLISHED = {"large": 85, "small": 80, "distilled": 82}
+# The groups that tell distillation from mere training
+CONTROLS = ("all_views", "longer", "smoothing", "from_untrained", "labml")
 
 Facts = dict[str, Any]
 
@@ -66,7 +68,7 @@ def table(protocol: Facts, found: dict[str, Facts]) -> str:
     ]
     for group in ("large", "small", "distilled"):
         lines.append(_row(group, found, protocol, f"{PUBLISHED[group]} %"))
-    for group in ("longer", "smoothing", "from_untrained", "labml"):
+    for group in CONTROLS:
         lines.append(_row(group, found, protocol, ""))
     return "\n".join(lines)
 
@@ -145,16 +147,10 @@ def paired(protocol: Facts, found: dict[str, Facts], first: str, second: str) ->
 
 def _margin(protocol: Facts, found: dict[str, Facts]) -> str:
     lines = []
-    for first, second in (
-        ("distilled", "small"),
-        ("distilled", "smoothing"),
-        ("distilled", "from_untrained"),
-        ("distilled", "labml"),
-        ("distilled", "longer"),
-    ):
-        result = paired(protocol, found, first, second)
+    for other in ("small", *CONTROLS):
+        result = paired(protocol, found, "distilled", other)
         if result is not None:
-            lines.append(_margin_row(f"{GROUPS[first]} − {GROUPS[second]}", result))
+            lines.append(_margin_row(f"{GROUPS['distilled']} − {GROUPS[other]}", result))
     if not lines:
         return ""
     head = [
@@ -206,7 +202,7 @@ def _searches(found: dict[str, Facts]) -> str:
 
 def _transferred(protocol: Facts, found: dict[str, Facts]) -> str:
     rows, teacher = [], found.get("large")
-    for group in ("large", "small", "distilled", "smoothing", "from_untrained", "labml"):
+    for group in ("large", "small", "distilled", *CONTROLS):
         runs = members(found, group)
         if runs:
             rows.append((group, runs))

@@ -36,6 +36,7 @@ GROUPS = {
     "search_small": "search for the plain student, on held out images",
     "small": "Small, alone",
     "smoothing": "control: alone, label smoothing 0.1",
+    "all_views": "control: alone, every view of each image",
     "untrained": "an untrained large model",
     "from_untrained": "control: distilled from an untrained teacher",
     "longer": "control: alone, with the large model's share of the compute",
@@ -176,12 +177,17 @@ def controls(scale: Scale, chosen: Mapping[str, Mapping[str, Any]], ratio: float
     model, in MACs, over what it costs the small one. The student of the untrained teacher, too,
     trains on soft targets and labels; that of the tutorial's recipe has Adam at a constant
     $2.5 \cdot 10^{-4}$ and the tutorial's loss, for the epochs of the others.
+
+    Only the teacher's table has a reason to show the same few views of an image again and again.
+    Alone, the small model may be better off with all of them; so it has a control with all, and is
+    trained longer with all.
     """
     alone = _student_values(scale, chosen["small"], 0)
     distilled = _student_values(scale, chosen["distilled"], 0)
     labml = _student_values(scale, {}, 0) | {"recipe": "labml", "loss": "labml"}
+    every_view = alone | {"views_per_image": 0}
     # What the large model's training cost, spent on the small one instead
-    longer = alone | {"epochs": scale.student_epochs + round(scale.large_epochs * ratio)}
+    longer = every_view | {"epochs": scale.student_epochs + round(scale.large_epochs * ratio)}
     # The initial weights: a rate of nothing, and images enough for the running statistics
     untrained = dict(large(scale).values) | {
         "epochs": 1,
@@ -193,6 +199,7 @@ def controls(scale: Scale, chosen: Mapping[str, Mapping[str, Any]], ratio: float
     return [
         _student(scale, "labml", "labml", DISTILL, labml),
         _student(scale, "smoothing", "smoothing", SMALL, alone | {"label_smoothing": 0.1}),
+        _student(scale, "all_views", "all_views", SMALL, every_view),
         Part("untrained", "untrained", LARGE, untrained),
         Part("from_untrained", "from_untrained", DISTILL, distilled | _TABLE, "untrained", True),
         _student(scale, "longer", "longer", SMALL, longer),

@@ -56,6 +56,15 @@ def test_the_control_with_more_compute_trains_for_the_large_models_share():
     assert longer.values["epochs"] == FULL.student_epochs + 8 * FULL.large_epochs
 
 
+def test_students_alone_are_also_trained_with_every_view():
+    parts = {part.key: part for part in all_parts(FULL)}
+    keys = ("small_0", "all_views", "longer")
+    plain, all_views, longer = (configuration(parts[key]) for key in keys)
+    assert {k for k in plain if plain[k] != all_views[k]} == {"views_per_image"}
+    assert all_views["views_per_image"] == 0
+    assert {k for k in all_views if all_views[k] != longer[k]} == {"epochs"}
+
+
 def test_rehearsal_and_record_have_the_same_groups():
     assert [p.group for p in all_parts(SMOKE)] != []
     assert {p.group for p in all_parts(SMOKE)} == {p.group for p in all_parts(FULL)} == set(GROUPS)
