@@ -96,7 +96,8 @@ def distill_many(
             table that stores the teacher's; otherwise it gives its outputs only.
         loader: of `distillation.data`, so that the stream can be taken up again in the middle.
         epochs: passes over the loader.
-        valid_loaders: by split name; accuracy and cross entropy after each epoch.
+        valid_loaders: by split name; accuracy, loss (cross entropy) and calibration error after
+            each epoch.
         teacher_table: answer for the teacher from a table of its outputs: "auto" (beside the runs
             of `root`), a folder, or a `TeacherTable`, with the layers that the criteria name; None
             runs the teacher, once for each batch.

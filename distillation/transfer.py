@@ -189,14 +189,21 @@ class Tally:
 
 
 def record(
-    evaluation: Evaluation, *, split: str, epoch: int | None, step: int, classes: Sequence[str]
+    evaluation: Evaluation,
+    *,
+    split: str,
+    epoch: int | None,
+    step: int,
+    classes: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """What `evaluation.json` of a run says, as a dict; NaN becomes null when it is written.
 
     `epoch` counts the epochs that are done (None where that is not known), `step` the training
-    samples seen, as in metrics.jsonl.
+    samples seen, as in metrics.jsonl. Classes without names are numbered.
     Raises `ShapeError` when there are not as many `classes` as the confusion matrix has rows.
     """
+    if classes is None:
+        classes = range(len(evaluation.confusion))
     if len(classes) != len(evaluation.confusion):
         raise ShapeError(
             f"{len(classes)} names of classes for outputs of {len(evaluation.confusion)} classes"

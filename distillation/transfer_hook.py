@@ -49,7 +49,7 @@ class TransferHook(Hooks):
                 split=split,
                 epoch=engine.epoch + 1,
                 step=engine.samples,
-                classes=self.classes or [str(i) for i in range(len(found.confusion))],
+                classes=self.classes,
             )
             atomic_json(engine.recorder.path / FILE, facts)
 
@@ -60,3 +60,14 @@ class TransferHook(Hooks):
     def reduce(self, engine: Any, split: str) -> Any:
         """What sums a tensor over the processes that share the images of `split`."""
         return engine._reduce
+
+
+def class_names(loader: Any, count: int) -> list[str] | None:
+    """The names of `count` classes, where the loader's images have them (ours, torchvision's)."""
+    images = getattr(loader, "image_set", None) or getattr(loader, "dataset", None)
+    while images is not None:
+        names = getattr(images, "classes", None)
+        if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+            return list(names) if len(names) == count else None
+        images = getattr(images, "dataset", None)
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -117,6 +118,21 @@ def test_the_random_numbers_of_the_caller_are_left_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_the_last_evaluation_is_kept_with_the_run(tmp_path):
+    test = TensorLoader(TEST, 60, shuffle=False, mean=TRAIN.mean, std=TRAIN.std)
+    few = TensorLoader(TEST.subset(20, seed=0), 20, shuffle=False, mean=TRAIN.mean, std=TRAIN.std)
+    splits = {"test": test, "few": few}
+    loader = make_loader()
+    result = distill_many(
+        {"a": make_student()}, make_teacher(), loader, epochs=2, valid_loaders=splits, root=tmp_path
+    )["a"]
+    told = json.loads((runs.find(result.run_uuid, tmp_path).path / "evaluation.json").read_text())
+    assert (told["split"], told["epoch"], told["images"]) == ("test", 2, len(TEST))
+    assert told["accuracy"] == pytest.approx(result.metrics[-1]["accuracy.test"])
+    assert told["ece"] == pytest.approx(result.metrics[-1]["ece.test"])
+    assert told["classes"] == list(TEST.classes)
+
+
 def test_metrics_name_the_loss_and_the_split_and_flags_come_back():
     test = TensorLoader(TEST, 60, shuffle=False, mean=TRAIN.mean, std=TRAIN.std)
     student, teacher = make_student(), make_teacher()
@@ -129,6 +145,7 @@ def test_metrics_name_the_loss_and_the_split_and_flags_come_back():
         "student_loss.train",
         "accuracy.test",
         "loss.test",
+        "ece.test",
     }
     assert len(result.metrics) == 2
     with torch.no_grad():

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from distillation.trainer import loaders
-from distillation.transfer_hook import TransferHook
+from distillation.transfer_hook import TransferHook, class_names
 
 MOST_CLASSES = 1000
 """Of outputs with more there is no confusion matrix worth keeping (a vocabulary, say)."""
@@ -48,11 +48,9 @@ class Measures(TransferHook):
     def on_validate_start(self, engine: Any, split: str) -> None:
         super().on_validate_start(engine, split)
         self.kind, self.images = None, 0
-        self.classes = _names(self.loaders.get(split))
 
     def on_validate_end(self, engine: Any, split: str, metrics: dict[str, float]) -> None:
-        if self.classes is not None and len(self.classes) != self.tally.classes:
-            self.classes = None
+        self.classes = class_names(self.loaders.get(split), self.tally.classes)
         super().on_validate_end(engine, split, metrics)
 
     def counted(self, engine: Any, split: str) -> bool:
@@ -83,13 +81,3 @@ def _fits(output: Any, target: Any) -> bool:
 def _alike(output: torch.Tensor, other: Any) -> bool:
     return torch.is_tensor(other) and other.shape == output.shape and other.is_floating_point()
 
-
-def _names(loader: Any) -> list[str] | None:
-    """The names of the classes where the loader's images have some, as ours and torchvision's."""
-    images = getattr(loader, "image_set", None) or getattr(loader, "dataset", None)
-    while images is not None:
-        names = getattr(images, "classes", None)
-        if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
-            return list(names)
-        images = getattr(images, "dataset", None)
-    return None
