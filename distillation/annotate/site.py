@@ -18,13 +18,16 @@ from urllib.parse import quote, unquote
 
 from distillation.annotate import navigation
 from distillation.annotate.names import Module, Project, Use
+from distillation.annotate.notebook import notebook_page, read
 from distillation.annotate.notes import Page, plain
 from distillation.annotate.page import highlight, markdown_page, python_page
 from distillation.annotate.sections import source_lines
 from distillation.annotate.uses import uses
 from distillation.errors import ConfigError
 
+_KINDS = (".py", ".md", ".ipynb")
 _SKIPPED = {"__pycache__", "node_modules", "site-packages"}
+_SHOWN = ", ".join(_KINDS[:-1]) + f" or {_KINDS[-1]}"
 _OWN = "_annotate"  # the site's folder of style, script and search index
 _RECORD = f"{_OWN}/files.json"
 
@@ -100,7 +103,7 @@ class _Site:
     def gather(self, sources: Sequence[Path], root: Path) -> None:
         for given in sources:
             if not given.exists():
-                raise ConfigError(f"nothing at {given}; SRC is a folder, a .py or a .md file")
+                raise ConfigError(f"nothing at {given}; SRC is a folder or a file, of {_SHOWN}")
             base = given.resolve()
             for path in _sources(base, self.out.resolve()):
                 if not any(f.path == path for f in self.files.values()):
@@ -113,7 +116,7 @@ class _Site:
         self.files = {file.out: file for file in self.files.values()}
         if not self.files:
             shown = ", ".join(map(str, sources))
-            raise ConfigError(f"no Python or Markdown file in {shown}; SRC is a folder or a file")
+            raise ConfigError(f"no {_SHOWN} file in {shown}; SRC is a folder or a file")
         self.of = {f.module.name: f for f in self.files.values() if f.module}
         self.project = Project([f.module for f in self.of.values()])
 
@@ -139,8 +142,11 @@ class _Site:
                 file.module = Module(name.removesuffix(".__init__"), tree, package)
             else:
                 file.source = path.read_text(encoding="utf-8-sig")
+                if path.suffix == ".ipynb":
+                    read(file.source)
         except (SyntaxError, UnicodeDecodeError, ValueError) as error:
-            kind = "no UTF-8 text" if isinstance(error, UnicodeDecodeError) else "no Python"
+            kind = "no notebook" if path.suffix == ".ipynb" else "no Python"
+            kind = "no UTF-8 text" if isinstance(error, UnicodeDecodeError) else kind
             text = f"{kind}: {getattr(error, 'msg', error)}"
             self.problem(path, getattr(error, "lineno", None) or 1, text)
             return
@@ -158,6 +164,10 @@ class _Site:
                 problem=lambda line, text, f=file: self.problem(f.path, line, text),
                 code=highlight,
             )
+            if file.path.suffix == ".ipynb":
+                self.copies[file.out[:-5] + ".ipynb"] = file.path
+                file.body, file.words = notebook_page(file.source, file.notes, file.path.name)
+                continue
             if file.module is None:
                 file.body, file.words = markdown_page(file.source, file.notes)
                 continue
@@ -273,8 +283,8 @@ def _write(out: Path, written: dict[str, str | bytes]) -> None:
 
 def _sources(base: Path, out: Path) -> Iterable[Path]:
     if base.is_file():
-        if base.suffix not in (".py", ".md"):
-            raise ConfigError(f"{base} is neither Python (.py) nor Markdown (.md)")
+        if base.suffix not in _KINDS:
+            raise ConfigError(f"{base} is no {_SHOWN} file")
         yield base
         return
     for folder, names, files in os.walk(base):
@@ -287,4 +297,4 @@ def _sources(base: Path, out: Path) -> Iterable[Path]:
             and here / n != out
             and not (here / n / "pyvenv.cfg").exists()
         )
-        yield from (here / n for n in sorted(files) if n.endswith((".py", ".md")))
+        yield from (here / n for n in sorted(files) if n.endswith(_KINDS))

@@ -15,7 +15,7 @@ def annotate(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SRC…", help="Folders, .py and .md files, or a .yaml that lists them."
+            metavar="SRC…", help="Folders, .py, .md and .ipynb files, or a .yaml that lists them."
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the site goes.")] = Path(
@@ -28,7 +28,7 @@ def annotate(
         bool, typer.Option("--strict", help="Exit with 1 when there are problems.")
     ] = False,
 ) -> None:
-    """Make a site of literate Python: notes left, code right.
+    """Make a site of literate Python and notebooks: notes left, code right.
 
     Docstrings and comments are Markdown with `$…$` and `$$…$$`. Broken math, links that lead
     nowhere and docstrings with a backslash that are not raw are reported with file and line.

@@ -80,4 +80,3 @@ def _fits(output: Any, target: Any) -> bool:
 
 def _alike(output: torch.Tensor, other: Any) -> bool:
     return torch.is_tensor(other) and other.shape == output.shape and other.is_floating_point()
-

@@ -219,7 +219,7 @@ def test_the_site_does_not_show_itself_nor_hidden_or_installed_files(write):
 
 def test_nothing_to_show_is_an_error(write):
     root = write({"exp/a.txt": "no"})
-    with pytest.raises(ConfigError, match="no Python or Markdown"):
+    with pytest.raises(ConfigError, match=r"no \.py, \.md or \.ipynb file"):
         annotate([root / "exp"], root / "site")
     with pytest.raises(ConfigError, match="nothing at"):
         annotate([root / "gone"], root / "site")

@@ -1,0 +1,90 @@
+"""A Jupyter notebook as a page: its Markdown beside its code, its outputs below the code."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from typing import Any
+
+from distillation.annotate.notes import Page, render
+from distillation.annotate.page import Words, highlight
+
+_COLORS = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
+_IMAGES = ("image/png", "image/jpeg")
+
+
+def read(source: str) -> list[tuple[str, str, int, list[dict[str, Any]]]]:
+    """(kind, text, line in the file, outputs) of each cell.
+
+    Raises `ValueError` for what is no notebook of format 4.
+    """
+    notebook = json.loads(source)
+    cells = notebook.get("cells") if isinstance(notebook, dict) else None
+    if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
+        raise ValueError("a notebook of format 4 has a list of cells")
+    found, at = [], 0
+    for cell in cells:
+        text = _joined(cell.get("source", ""))
+        # Where the text stands in the file, so that a problem names its line
+        first = json.dumps(text.split("\n")[0], ensure_ascii=False)[1:-1]
+        at = max(at, source.find(first, at))
+        outputs = [o for o in cell.get("outputs") or [] if isinstance(o, dict)]
+        found.append((str(cell.get("cell_type")), text, source.count("\n", 0, at) + 1, outputs))
+    return found
+
+
+def notebook_page(source: str, page: Page, name: str) -> tuple[tuple[str, str], Words]:
+    """The HTML of a notebook, introduction and rows, and what the search finds there.
+
+    The Markdown before the first code introduces it; the file itself is offered as `name`.
+    Outputs are shown as text or as pictures, never as HTML.
+    """
+    words, rows, notes, intro = Words(), [], "", None
+    for kind, text, line, outputs in read(source):
+        if kind == "markdown":
+            notes += render(text, line, page)
+        elif kind == "code" and text.strip():
+            words.add(notes)
+            if intro is None:
+                intro, notes = notes, ""
+            rows.append(_row(notes, text, outputs))
+            notes = ""
+    words.add(notes)
+    if intro is None:
+        intro, notes = notes, ""
+    if notes:
+        rows.append(_row(notes))
+    link = f'<p><a href="{html.escape(name)}" download>This notebook, to run</a></p>'
+    return (f'<article class="prose">{intro}{link}</article>', "".join(rows)), words
+
+
+def _row(notes: str, code: str = "", outputs: list[dict[str, Any]] | None = None) -> str:
+    lines = highlight(code.strip("\n"), "python").split("\n") if code else []
+    shown = "".join(f'<span class="l">{line}\n</span>' for line in lines)
+    below = "".join(map(_output, outputs or []))
+    left = f'<div class="note prose">{notes}</div>' if notes else '<div class="note"></div>'
+    right = f'<div class="code cell"><pre><code>{shown}</code></pre>{below}</div>' if code else ""
+    return f'<section class="row">{left}{right}</section>\n'
+
+
+def _output(output: dict[str, Any]) -> str:
+    if output.get("output_type") == "error":
+        return _text("\n".join(map(str, output.get("traceback", []))))
+    data = output.get("data") or {}
+    for kind in _IMAGES:
+        packed = "".join(_joined(data.get(kind, "")).split())
+        if packed and re.fullmatch(r"[\w+/=]+", packed):
+            address = f"data:{kind};base64,{packed}"
+            return f'<img class="output" src="{address}" alt="what the code above draws">'
+    return _text(_joined(output.get("text") or data.get("text/plain", "")))
+
+
+def _text(text: str) -> str:
+    shown = html.escape(_COLORS.sub("", text).strip("\n"))
+    return f'<pre class="output">{shown}</pre>' if shown else ""
+
+
+def _joined(text: Any) -> str:
+    """Text as notebooks keep it: whole, or in lines."""
+    return "".join(map(str, text)) if isinstance(text, list) else str(text)
