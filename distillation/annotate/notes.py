@@ -22,9 +22,11 @@ from markdown_it.token import Token
 
 _INLINE_HTML = re.compile(r'<a (?:id|name)="([\w.:-]+)"></a>|<!--.*?-->', re.S)
 _LONE_DOLLAR = re.compile(r"[^\s\d${][^`\n]*[\\^]")
+_REFERENCE = re.compile(r"(?<![\w\])])\[[^\[\]]+\]\[[A-Za-z][^\[\]]+\]")
 _SECTION = re.compile(r"(Args|Arguments|Attributes|Returns|Raises|Yields|Examples?|Notes?):\s*$")
 _ITEM = re.compile(r"(\*{0,2}[\w.]+(?:, \*{0,2}[\w.]+)*(?: \([^)]*\))?):(?= |$)(.*)")
 _CHILDREN = {"mfrac": 2, "msub": 2, "msup": 2, "msubsup": 3, "munder": 2, "mover": 2, "mroot": 2}
+_FILLED = ("mfrac", "msqrt", "mroot")
 _REFUSED = ("href", "style", "class", "id", "src")
 
 
@@ -63,6 +65,8 @@ def math(latex: str, *, display: bool = False) -> str:
             raise MathError("& out of place")
         if len(node) != _CHILDREN.get(node.tag, len(node)):
             raise MathError(f"an argument is missing in <{node.tag}>")
+        if node.tag in _FILLED and not all("".join(part.itertext()) for part in node):
+            raise MathError(f"an argument is empty in <{node.tag}>")
         for name in _REFUSED:
             if node.attrib.pop(name, None) is not None:
                 raise MathError(f"{name} is not for formulas")
@@ -183,6 +187,9 @@ def _prepare(token: Token, line: int, page: Page) -> None:
         token.attrSet("src", page.picture(str(token.attrGet("src")), line))
     elif token.type == "anchor" and token.content:
         page.ids.add(token.content)
+    elif token.type == "text" and _REFERENCE.search(token.content):
+        shown = _REFERENCE.search(token.content)[0]
+        page.problem(line, f"dead link: {shown} is defined nowhere here (or is it `code`?)")
     elif token.type == "dollar" and token.meta["lone"]:
         page.problem(line, "a lone $: close the formula, or write \\$")
 

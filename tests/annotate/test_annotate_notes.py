@@ -59,7 +59,18 @@ def test_dollars_that_are_money_or_variables_stay(text):
 
 
 @pytest.mark.parametrize(
-    "latex", [r"\foo x", r"\frac{1", r"\frac{1}", "x}", r"\left( x", "a & b", r"\href{x}{y}"]
+    "latex",
+    [
+        r"\foo x",
+        r"\frac{1",
+        r"\frac{1}",
+        r"\frac{}{}",
+        r"\sqrt{}",
+        "x}",
+        r"\left( x",
+        "a & b",
+        r"\href{x}{y}",
+    ],
 )
 def test_broken_math_is_an_error(latex):
     with pytest.raises(MathError):
@@ -116,6 +127,21 @@ def test_broken_math_is_reported_with_its_line():
         (13, "broken math, unknown command \\foo"),
         (15, "broken math, braces do not match"),
     ]
+
+
+def test_a_reference_that_is_defined_nowhere_is_reported():
+    page = Notes()
+    shown("one\ntwo [there][gone]", page)
+    assert [(line, text.partition(" is")[0]) for line, text in page.problems] == [
+        (2, "dead link: [there][gone]")
+    ]
+
+
+@pytest.mark.parametrize("text", ["[a][b]\n\n[b]: http://x.org", "x[i][j]", "[N, C][0]", "`[a][b]`"])
+def test_what_is_no_dead_reference_is_none(text):
+    page = Notes()
+    shown(text, page)
+    assert page.problems == []
 
 
 def test_a_formula_that_does_not_close_is_reported():
