@@ -137,7 +137,7 @@ def test_a_reference_that_is_defined_nowhere_is_reported():
     ]
 
 
-@pytest.mark.parametrize("text", ["[a][b]\n\n[b]: http://x.org", "x[i][j]", "[N, C][0]", "`[a][b]`"])
+@pytest.mark.parametrize("text", ["[a][b]\n\n[b]: /x", "x[i][j]", "[N, C][0]", "`[a][b]`"])
 def test_what_is_no_dead_reference_is_none(text):
     page = Notes()
     shown(text, page)
