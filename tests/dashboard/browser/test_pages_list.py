@@ -186,8 +186,14 @@ def test_what_cannot_be_read_is_named(tab, tmp_path):
         assert broken.name in tab.run("document.querySelector('#problems').textContent")
 
 
+def test_the_script_of_the_charts_is_read_ahead(tab, origin):
+    kit.open_list(tab, origin)
+    tab.wait("window.Plotly")
+
+
 def test_nothing_is_asked_while_the_page_is_hidden(tab, origin):
     kit.open_list(tab, origin)
+    tab.wait("window.Plotly")  # read ahead
     turn = "document.dispatchEvent(new Event('visibilitychange'))"
     tab.run(
         f"Object.defineProperty(document, 'hidden', {{value: true, configurable: true}}); {turn}"

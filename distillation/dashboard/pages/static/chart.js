@@ -7,7 +7,7 @@ import { swatch } from "./parts.js";
 const DASHES = ["solid", "dash", "dot", "dashdot"];
 let script = null;
 
-/** Plotly's script, which is large: only pages with charts read it, and only once. */
+/** Plotly's script, which is large: it is read once. */
 function plotly() {
   script ??= new Promise((done, failed) => {
     const tag = el("script", { src: "/static/plotly.min.js" });

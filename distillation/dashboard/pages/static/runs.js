@@ -25,6 +25,9 @@ const state = {
 const rows = new Map(); // uuid → {row, run, on, text}
 let body = null;
 let head = "";
+// The next page has charts, and to read their script takes a second the first time
+const whenIdle = self.requestIdleCallback ?? setTimeout;
+let ahead = null;
 
 /** The address says what is shown: it can be sent to somebody, and comes back with "back". */
 function remember() {
@@ -320,4 +323,5 @@ poll("/api/runs", (data) => {
   menu.offer(state.runs);
   renderProblems(data.problems);
   render();
+  if (body) ahead ??= whenIdle(() => import("./chart.js"));
 });
