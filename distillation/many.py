@@ -106,7 +106,8 @@ def distill_many(
             least every `save_seconds`, and the teacher's run as its parent; None records nothing.
         resume: `{name: run UUID}` of all students, to go on where the last common checkpoint is.
 
-    Metrics are `loss.train`, `<Class>_<i>.train`, and `accuracy.<split>`, `loss.<split>`.
+    Metrics are `loss.train`, `<Class>_<i>.train`, and `accuracy.<split>`, `loss.<split>`,
+    `ece.<split>`; the first split's confusion is in the run's `evaluation.json`.
 
     Raises:
         ConfigError: no students, a model or name that is there twice, unknown precision or names.

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from distillation import runs
 from distillation.checkpoint import load_strict
+from distillation.classifier_tally import ClassifierTally
 from distillation.data.moving import to_device
 from distillation.distiller import Distiller
 from distillation.errors import TeacherError
@@ -21,7 +22,7 @@ from distillation.meters import Meters
 from distillation.models.facts import model_facts, parameter_count
 from distillation.references import noted
 from distillation.rng import get_rng_state, seed_everything, set_rng_state
-from distillation.transfer import FILE, Evaluation, Tally, record
+from distillation.transfer import FILE, Evaluation, record
 from distillation.transfer_hook import class_names
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
@@ -122,18 +123,18 @@ class Lane:
         self.meters.reset()
         self.model.eval()
         for split, loader in valid_loaders.items():
-            meters, tally = Meters(), Tally()
+            meters, tally = Meters(), ClassifierTally()
             for batch in loader:
                 images, labels = (to_device(t, self.device) for t in batch[:2])
                 with self.autocast():
                     output = self.model(images)
-                tally.add(output.float(), labels)
+                tally.observe(output.float(), labels)
                 right = (output.argmax(-1) == labels).float().mean()
                 loss = F.cross_entropy(output.float(), labels)
                 meters.add({"accuracy": right, "loss": loss}, len(labels))
             row.update({f"{name}.{split}": value for name, value in meters.compute().items()})
-            if tally:
-                found = tally.compute()
+            found = tally.compute() if tally else None
+            if found is not None and found.images:
                 row[f"ece.{split}"] = found.ece
                 if split == next(iter(valid_loaders)):
                     self._keep(found, split, epoch, class_names(loader, tally.classes))

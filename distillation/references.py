@@ -193,6 +193,11 @@ def note_run(model: T, uuid: str, step: int | None = None) -> T:
     return model
 
 
+def forget_run(model: nn.Module) -> None:
+    """The weights of `model` are about to become others: they are of no run."""
+    _runs.pop(model, None)
+
+
 def noted_run(model: object) -> tuple[str, int | None] | None:
     """(UUID, step) of the run that this very object has its weights from.
 

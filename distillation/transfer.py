@@ -133,17 +133,38 @@ class Tally:
         self._sums: Tensor | None = None
 
     @torch.no_grad()
-    def add(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> None:
+    def add(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        teacher_logits: Tensor | None = None,
+        kept: Tensor | None = None,
+    ) -> None:
         """Count a batch. Either all batches bring the teacher's logits, or none.
+
+        `kept`, bool (N,), leaves out rows, whose labels may then be anything.
 
         Raises `ShapeError` also for another number of classes than before, `ConfigError` when
         only some batches have a teacher.
         """
+        weights = None
+        if kept is not None:
+            # Rows of zeros, which weigh nothing: to select rows would make the host wait
+            weights, labels = kept.to(wide(logits.device)), labels.where(kept, 0)
+            logits = logits.where(kept[:, None], 0)
+            if teacher_logits is not None:
+                teacher_logits = teacher_logits.where(kept[:, None], 0)
         _check_labels(logits, labels, least=0)  # a process may have no image of a short batch
-        parts = [_confusion(logits, labels).flatten(), _calibration(logits, labels, self.bins)]
+        parts = [
+            _confusion(logits, labels, weights).flatten(),
+            _calibration(logits, labels, self.bins, weights),
+        ]
         if teacher_logits is not None:
             _check_pair(logits, teacher_logits, least=0)
-            parts += [_agreeing(logits, teacher_logits), _divergence(logits, teacher_logits)]
+            parts += [
+                _agreeing(logits, teacher_logits, weights),
+                _divergence(logits, teacher_logits),
+            ]
         sums = torch.cat([part.reshape(-1) for part in parts])
         if self._sums is None:
             self._sums, self.classes = sums, logits.shape[1]
@@ -158,6 +179,7 @@ class Tally:
     def compute(self, reduce: Callable[[Tensor], Tensor] | None = None) -> Evaluation:
         """What was counted. `reduce` sums a tensor over the processes that share the images.
 
+        Without an image, for all were left out, every mean is NaN.
         Raises `ConfigError` when nothing was added.
         """
         if self._sums is None:
@@ -167,11 +189,11 @@ class Tally:
         flat, calibration, *pair = sums.split(sizes)
         confusion = flat.reshape(self.classes, self.classes)
         calibration = calibration.reshape(3, self.bins)
-        images = float(confusion.sum())
-        agreeing, divergence = (float(part) / images for part in pair) if pair else (None, None)
+        images = confusion.sum()
+        agreeing, divergence = (float(part / images) for part in pair) if pair else (None, None)
         return Evaluation(
-            images=round(images),
-            accuracy=float(confusion.trace()) / images,
+            images=round(float(images)),
+            accuracy=float(confusion.trace() / images),
             ece=float(_expected_error(calibration)),
             confusion=confusion.round().long().tolist(),
             bins=_rows(_bins(calibration)),
@@ -215,8 +237,9 @@ def record(
 # -- sums, which add up over batches
 
 
-def _agreeing(student: Tensor, teacher: Tensor) -> Tensor:
-    return (student.argmax(-1) == teacher.argmax(-1)).sum(dtype=wide(student.device))
+def _agreeing(student: Tensor, teacher: Tensor, weights: Tensor | None = None) -> Tensor:
+    same = (student.argmax(-1) == teacher.argmax(-1)).to(wide(student.device))
+    return (same if weights is None else same * weights).sum()
 
 
 def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
@@ -224,21 +247,25 @@ def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
     return kl_divergence(student.to(dtype), teacher.to(dtype), 1.0, "sum")
 
 
-def _confusion(logits: Tensor, labels: Tensor) -> Tensor:
+def _confusion(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """(classes, classes), as floats: counts that can stand in one tensor with other sums."""
     classes = logits.shape[1]
     counts = torch.zeros(classes * classes, dtype=wide(logits.device), device=logits.device)
     pairs = labels * classes + logits.argmax(-1)
-    return counts.index_add_(0, pairs, counts.new_ones(len(pairs))).reshape(classes, classes)
+    ones = counts.new_ones(len(pairs)) if weights is None else weights
+    return counts.index_add_(0, pairs, ones).reshape(classes, classes)
 
 
-def _calibration(logits: Tensor, labels: Tensor, bins: int) -> Tensor:
+def _calibration(
+    logits: Tensor, labels: Tensor, bins: int, weights: Tensor | None = None
+) -> Tensor:
     """(3, bins): sums of images, of their confidence, and of those that are right."""
     dtype = wide(logits.device)
     confidence, predicted = logits.to(dtype).softmax(-1).max(-1)
     inner = torch.arange(1, bins, dtype=dtype, device=logits.device) / bins
     index = torch.bucketize(confidence, inner)  # an upper edge belongs to its bin; NaN to the last
     terms = torch.stack([torch.ones_like(confidence), confidence, (predicted == labels).to(dtype)])
+    terms = terms if weights is None else terms * weights
     return terms.new_zeros(3, bins).index_add_(1, index, terms)
 
 

@@ -38,6 +38,8 @@ class TransferHook(Hooks):
         if not self.counted(engine, split):
             return
         found = self.tally.compute(self.reduce(engine, split))
+        if not found.images:
+            return
         measures = {"ece": found.ece, "agreement": found.agreement, "kl": found.kl}
         for name, value in measures.items():
             if value is not None:

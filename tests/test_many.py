@@ -133,6 +133,22 @@ def test_the_last_evaluation_is_kept_with_the_run(tmp_path):
     assert told["classes"] == list(TEST.classes)
 
 
+def test_labels_that_the_loss_ignores_are_not_evaluated(tmp_path):
+    images = next(iter(TensorLoader(TEST, 60, shuffle=False, mean=TRAIN.mean, std=TRAIN.std)))[0]
+    labels = TEST.labels.clone()
+    labels[:25] = -100
+    result = distill_many(
+        {"a": make_student()},
+        make_teacher(),
+        make_loader(),
+        epochs=1,
+        valid_loaders={"test": [(images, labels)]},
+        root=tmp_path,
+    )["a"]
+    told = json.loads((runs.find(result.run_uuid, tmp_path).path / "evaluation.json").read_text())
+    assert told["images"] == 35
+
+
 def test_metrics_name_the_loss_and_the_split_and_flags_come_back():
     test = TensorLoader(TEST, 60, shuffle=False, mean=TRAIN.mean, std=TRAIN.std)
     student, teacher = make_student(), make_teacher()

@@ -279,3 +279,27 @@ def test_a_tally_is_fed_alike_each_time(outputs):
         record(tally.compute(), split="test", epoch=1, step=1, classes="abcd")
     with pytest.raises(ConfigError, match="bins"):
         Tally(bins=0)
+
+
+def test_rows_that_are_left_out_count_for_nothing(outputs):
+    student, teacher, labels = outputs
+    kept = torch.arange(200) % 3 > 0
+    spoilt = labels.where(kept, -100)
+    student[0], teacher[3] = float("nan"), float("inf")
+    with_mask, without = Tally(), Tally()
+    with_mask.add(student, spoilt, teacher, kept)
+    without.add(student[kept], labels[kept], teacher[kept])
+    found, expected = with_mask.compute().to_json(), without.compute().to_json()
+    assert found["images"] == int(kept.sum())
+    assert dumps(found["confusion"]) == dumps(expected["confusion"])
+    for name in ("accuracy", "ece", "agreement", "kl"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-12)
+
+
+def test_without_an_image_there_is_no_mean(outputs):
+    student, _, labels = outputs
+    tally = Tally()
+    tally.add(student, labels, kept=torch.zeros(200, dtype=torch.bool))
+    found = tally.compute()
+    assert found.images == 0
+    assert math.isnan(found.accuracy) and math.isnan(found.ece)

@@ -6,9 +6,10 @@ import html
 import json
 import re
 from typing import Any
+from urllib.parse import quote
 
 from distillation.annotate.notes import Page, render
-from distillation.annotate.page import Words, highlight
+from distillation.annotate.page import Words, highlight_lines
 
 _COLORS = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 _IMAGES = ("image/png", "image/jpeg")
@@ -19,18 +20,24 @@ def read(source: str) -> list[tuple[str, str, int, list[dict[str, Any]]]]:
 
     Raises `ValueError` for what is no notebook of format 4.
     """
-    notebook = json.loads(source)
+    try:
+        notebook = json.loads(source)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
     cells = notebook.get("cells") if isinstance(notebook, dict) else None
     if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
         raise ValueError("a notebook of format 4 has a list of cells")
     found, at = [], 0
     for cell in cells:
-        text = _joined(cell.get("source", ""))
+        text = _joined(cell.get("source"))
         # Where the text stands in the file, so that a problem names its line
-        first = json.dumps(text.split("\n")[0], ensure_ascii=False)[1:-1]
-        at = max(at, source.find(first, at))
-        outputs = [o for o in cell.get("outputs") or [] if isinstance(o, dict)]
+        opening = json.dumps(text.split("\n")[0], ensure_ascii=False)[:-1]
+        here = source.find(opening, at)
+        at = at if here < 0 else here
+        outputs = cell.get("outputs")
+        outputs = [o for o in outputs if isinstance(o, dict)] if isinstance(outputs, list) else []
         found.append((str(cell.get("cell_type")), text, source.count("\n", 0, at) + 1, outputs))
+        at += len(text) if here >= 0 else 0
     return found
 
 
@@ -55,12 +62,12 @@ def notebook_page(source: str, page: Page, name: str) -> tuple[tuple[str, str], 
         intro, notes = notes, ""
     if notes:
         rows.append(_row(notes))
-    link = f'<p><a href="{html.escape(name)}" download>This notebook, to run</a></p>'
+    link = f'<p><a href="{quote(name)}" download>This notebook, to run</a></p>'
     return (f'<article class="prose">{intro}{link}</article>', "".join(rows)), words
 
 
 def _row(notes: str, code: str = "", outputs: list[dict[str, Any]] | None = None) -> str:
-    lines = highlight(code.strip("\n"), "python").split("\n") if code else []
+    lines = highlight_lines(code.strip("\n"), ()) if code else []
     shown = "".join(f'<span class="l">{line}\n</span>' for line in lines)
     below = "".join(map(_output, outputs or []))
     left = f'<div class="note prose">{notes}</div>' if notes else '<div class="note"></div>'
@@ -70,14 +77,16 @@ def _row(notes: str, code: str = "", outputs: list[dict[str, Any]] | None = None
 
 def _output(output: dict[str, Any]) -> str:
     if output.get("output_type") == "error":
-        return _text("\n".join(map(str, output.get("traceback", []))))
-    data = output.get("data") or {}
+        trace = output.get("traceback")
+        return _text("\n".join(map(str, trace if isinstance(trace, list) else [])))
+    data = output.get("data")
+    data = data if isinstance(data, dict) else {}
     for kind in _IMAGES:
-        packed = "".join(_joined(data.get(kind, "")).split())
+        packed = "".join(_joined(data.get(kind)).split())
         if packed and re.fullmatch(r"[\w+/=]+", packed):
             address = f"data:{kind};base64,{packed}"
             return f'<img class="output" src="{address}" alt="what the code above draws">'
-    return _text(_joined(output.get("text") or data.get("text/plain", "")))
+    return _text(_joined(output.get("text") or data.get("text/plain")))
 
 
 def _text(text: str) -> str:
@@ -87,4 +96,4 @@ def _text(text: str) -> str:
 
 def _joined(text: Any) -> str:
     """Text as notebooks keep it: whole, or in lines."""
-    return "".join(map(str, text)) if isinstance(text, list) else str(text)
+    return "".join(map(str, text)) if isinstance(text, list) else str(text or "")

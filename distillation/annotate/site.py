@@ -131,6 +131,8 @@ class _Site:
         out = path.relative_to(root).with_suffix(".html")
         if path.name == "__init__.py":
             out = out.with_name("index.html")
+        if path.suffix == ".ipynb":
+            out = out.with_name(f"{path.name}.html")  # often there is a .py or .md of its name
         file = File(path, out.as_posix(), "")
         try:
             if path.suffix == ".py":
@@ -165,7 +167,7 @@ class _Site:
                 code=highlight,
             )
             if file.path.suffix == ".ipynb":
-                self.copies[file.out[:-5] + ".ipynb"] = file.path
+                self.copies[file.out.removesuffix(".html")] = file.path
                 file.body, file.words = notebook_page(file.source, file.notes, file.path.name)
                 continue
             if file.module is None:
@@ -214,6 +216,8 @@ class _Site:
 
     def link(self, file: File, href: str, line: int) -> str:
         """The address to write for a link in a note; what it leads to is checked at the end."""
+        if href.startswith("attachment:"):
+            self.problem(file.path, line, f"dead link: {href} is inside the notebook, no file")
         if re.match(r"[a-zA-Z][\w+.-]*:|//", href):
             return href
         path, _, at = href.partition("#")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from distillation.data.order import EpochLoader
 from distillation.errors import ConfigError
@@ -39,7 +39,7 @@ def share(
         return loader
     if isinstance(loader, EpochLoader):
         return _part_of(loader, processes, rank)
-    if is_share(loader):
+    if _is_prepared(loader):
         return loader
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         raise ConfigError(
@@ -76,6 +76,12 @@ def is_share(loader: Iterable) -> bool:
     """Whether other processes see other parts of it: false where each sees the whole."""
     if isinstance(loader, EpochLoader):
         return loader.world_size > 1
+    dealt = isinstance(getattr(loader, "sampler", None), DistributedSampler)
+    return dealt or _is_prepared(loader)
+
+
+def _is_prepared(loader: Iterable) -> bool:
+    """Whether Accelerate deals it out."""
     return type(loader).__module__.startswith("accelerate.")
 
 

@@ -17,7 +17,7 @@ from distillation.devices import make_accelerator
 from distillation.engine import Engine
 from distillation.errors import ConfigError
 from distillation.hooks import Hooks
-from distillation.references import note_run
+from distillation.references import forget_run, note_run
 from distillation.rng import get_rng_state, seed_everything, set_rng_state
 from distillation.runs import Run
 from distillation.trainer import record
@@ -165,12 +165,14 @@ class Trainer:
         setup.callbacks.context.experiment_name = self.experiment_name
         try:
             seed_everything(params.seed + setup.accelerator.process_index)
+            forget_run(setup.task.student)
             self.results = engine.fit(resume=self._take_up(engine, setup, recorder))
             setup.task.unshard()
             self.net = setup.task.net
-            # Whoever learns from this model has this run for a teacher
-            for model in filter(None, (setup.task.student, self.ema_model)):
-                note_run(model, recorder.uuid, recorder.last_step())
+            # Whoever learns from it has this run for a teacher; of a run with averaged weights,
+            # these are the model
+            model = self.ema_model if self.ema_model is not None else setup.task.student
+            note_run(model, recorder.uuid, recorder.last_step())
             record.note_facts(recorder, setup.task, setup.accelerator)
         finally:
             training.close()

@@ -116,7 +116,7 @@ class Training(Passes):
     def observe(self, predictions: Any, target: Any) -> None:
         if self.measures is not None:
             student = self.task.student_output(predictions)
-            self.measures.observe(student, target, self.task.teacher_output(predictions))
+            self.measures.tally.observe(student, target, self.task.teacher_output(predictions))
 
     # -- the phases
 

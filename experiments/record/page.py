@@ -83,9 +83,10 @@ def summary(place: str, protocol: Facts, found: dict[str, Facts]) -> str:
             "",
             f"![test accuracy after each epoch]({place}/figures/curves.png)",
             "",
-            f"Last epoch, all {protocol['data']['test']:,} test images, nothing chosen on them; "
-            f"± is the standard deviation over the seeds. [The record]({place}/README.md) has the "
-            "margin with its tests, the search, what was transferred, every run and its command; "
+            f"Last epoch, all {protocol['data']['test']:,} test images; no student is chosen on "
+            "them; ± is the standard deviation over the seeds. "
+            f"[The record]({place}/README.md) has the margin with its tests, the search, what was "
+            "transferred, every run and its command; "
             f"`python -m experiments.record --check {place}` computes all of it again.",
         ]
     )
@@ -116,8 +117,10 @@ def _introduction(protocol: Facts, found: dict[str, Facts]) -> str:
     missing = [GROUPS[g] for g in GROUPS if not members(found, g) and g != "untrained"]
     lines = [
         f"{data['train']:,} training images, {data['test']:,} test images. Accuracies are of the "
-        "last epoch, on all test images, and nothing was chosen on them; ± is the standard "
-        f"deviation over the seeds. Hyper-parameters of the small model were chosen on "
+        "last epoch, on all test images; no student was chosen on them, and the large model's "
+        "training was made longer once, after a first one (see `large` in "
+        "experiments/record/protocol.py). ± is the standard deviation over the seeds. "
+        "Hyper-parameters of the small model were chosen on "
         f"{scale['holdout']:,} held out training images, with {scale['trials']} trials for the "
         f"plain student and {scale['trials']} for the distilled one; the students were then "
         "trained on all training images. Plain and distilled students see the same "

@@ -1,7 +1,7 @@
 r"""
 # The protocol
 
-Accuracies are of the last epoch, on all test images; nothing is chosen on them. Each
+Accuracies are of the last epoch, on all test images; no student is chosen on them. Each
 hyper-parameter of a small model is chosen on 5,000 held out training images, with as many trials
 for the plain student as for the distilled one; the students are then trained on all of them.
 """
@@ -39,7 +39,7 @@ GROUPS = {
     "all_views": "control: alone, every view of each image",
     "untrained": "an untrained large model",
     "from_untrained": "control: distilled from an untrained teacher",
-    "longer": "control: alone, with the large model's share of the compute",
+    "longer": "control: alone, every view, with the large model's share of the compute",
 }
 SEARCHES = {"small": "search_small", "distilled": "search_distilled"}
 

@@ -124,7 +124,7 @@ def test_notes_stand_above_their_code_on_a_phone(tab, origin):
         "docs/doors/trainer.html",
         "docs/losses.html",
         "docs/training_params.html",
-        "notebooks/01_main_job.html",
+        "notebooks/01_main_job.ipynb.html",
     ],
 )
 def test_a_narrow_screen_has_no_sideways_scroll(tab, origin, page):

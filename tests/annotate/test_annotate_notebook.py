@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -39,7 +40,7 @@ def site(tmp_path, monkeypatch):
         notebook = {"cells": list(cells), "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
         (tmp_path / "a.ipynb").write_text(json.dumps(notebook, indent=1, ensure_ascii=False))
         found = annotate([Path("a.ipynb")], Path("site"))[1]
-        page = Path("site/a.html")
+        page = Path("site/a.ipynb.html")
         return page.read_text() if page.exists() else "", [str(p) for p in found]
 
     return make
@@ -82,7 +83,8 @@ def test_an_error_is_shown_without_its_colours(site):
 
 
 def test_a_problem_names_its_line_in_the_file(site, tmp_path):
-    _, problems = site(code("x = 1"), markdown("All well.\n\nSee [there](gone.md), “ä”."))
+    _, problems = site(code("# All well."), markdown("All well.\n\nSee [there](gone.md), “ä”."))
+    # An earlier cell that holds the same words is not taken for it
     (line,) = [int(p.split(":")[1]) for p in problems if "dead link" in p]
     written = (tmp_path / "a.ipynb").read_text().split("\n")
     assert "See [there]" in written[line - 1]
@@ -101,6 +103,54 @@ def test_the_notebook_itself_is_offered(site, tmp_path):
     assert Path("site/a.ipynb").read_bytes() == (tmp_path / "a.ipynb").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["a#1.ipynb", "50%20.ipynb", "README.ipynb", "x.y.ipynb"])
+def test_the_notebook_is_offered_whatever_its_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text(json.dumps({"cells": [code("x = 1")]}))
+    assert annotate([Path(name)], Path("site")) == (1, [])
+    page = Path("site", f"{name}.html").read_text()
+    (link,) = re.findall(r'href="([^"]+)" download', page)
+    assert unquote(link) == name and not re.search("[#?]", link)
+    assert Path("site", name).exists()
+
+
+def test_a_notebook_may_have_the_name_of_a_script(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").write_text('"""# The script"""\n')
+    Path("train.ipynb").write_text(json.dumps({"cells": [markdown("# The notebook")]}))
+    assert annotate([tmp_path], Path("site")) == (2, [])
+    assert "The script" in Path("site/train.html").read_text()
+    assert "The notebook" in Path("site/train.ipynb.html").read_text()
+
+
+def test_each_line_of_a_docstring_is_a_line_of_the_page(site):
+    page, _ = site(code('def f():\n    """One\n    two\n    """\n    return 1'))
+    lines = re.findall(r'<span class="l">(.*?)\n</span>', page)
+    assert len(lines) == 5
+    assert all(line.count("<span") == line.count("</span") for line in lines)
+    assert '<span class="s">    two</span>' in lines[2]
+
+
+def test_a_picture_inside_the_notebook_is_a_problem(site):
+    _, problems = site(markdown("![x](attachment:a.png)"), code("x = 1"))
+    assert any("attachment:a.png is inside the notebook" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        {"outputs": True},
+        {"outputs": [{"output_type": "error", "traceback": None}]},
+        {"outputs": [{"output_type": "display_data", "data": []}]},
+        {"outputs": [{"output_type": "display_data", "data": {"image/png": None}}]},
+        {"outputs": [1], "source": None},
+    ],
+)
+def test_odd_outputs_are_left_out(site, cell):
+    page, problems = site({**code("x = 1"), **cell}, code("y = 1"))
+    assert not problems and 'class="output"' not in page and "None" not in page
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"worksheets": []}', '{"cells": [1]}'])
 def test_what_is_no_notebook_is_a_problem(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
@@ -115,4 +165,4 @@ def test_what_is_no_notebook_is_a_problem(tmp_path, monkeypatch, text):
 def test_links_between_notebooks_and_pages_lead_to_pages(tmp_path):
     annotate([ROOT / "notebooks"], tmp_path / "site", root=ROOT)
     index = (tmp_path / "site" / "notebooks" / "index.html").read_text()
-    assert 'href="01_main_job.html"' in index and not re.search(r'href="[^"]*ipynb', index)
+    assert 'href="01_main_job.ipynb.html"' in index and not re.search(r'href="[^"]*ipynb"', index)

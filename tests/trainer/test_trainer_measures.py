@@ -10,7 +10,8 @@ from trainer_kit import Net, distilled, images, loaders, make, trained
 from distillation.dashboard.catalogue import Catalogue
 from distillation.dashboard.transfer import transfer
 from distillation.data import TensorLoader
-from distillation.trainer import KDTrainer, Trainer
+from distillation.references import noted_run
+from distillation.trainer import Callback, KDTrainer, Trainer
 
 
 def written(trainer):
@@ -22,6 +23,11 @@ def logits(model):
     batch = next(iter(test))
     with torch.no_grad():
         return model.eval()(batch.images).double(), batch.labels
+
+
+def logits_accuracy(model):
+    found, labels = logits(model)
+    return (found.argmax(1) == labels).double().mean().item()
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +180,34 @@ def test_the_users_own_metric_of_that_name_stays(tmp_path):
 
     trainer = trained(tmp_path, valid_metrics_list=[Ece()])
     assert trainer.results["ece.valid"] == 0.25
+
+
+def test_the_average_of_the_best_epochs_does_not_take_the_last_ones_place(tmp_path):
+    trainer = trained(tmp_path, max_epochs=3, average_best_models=2)
+    told = written(trainer)
+    assert told["epoch"] == 3
+    assert told["accuracy"] == pytest.approx(logits_accuracy(trainer.net))
+    assert not any("ece.average" in name for name in trainer.results)
+
+
+def test_of_a_run_with_averaged_weights_these_are_the_teacher(tmp_path):
+    teacher = make(width=32, seed=1)
+    first = trained(tmp_path, teacher, ema=True)
+    assert distilled(tmp_path, teacher=teacher).run.parent_uuid is None
+    student = distilled(tmp_path, teacher=first.ema_model)
+    assert student.run.parent_uuid == first.run.uuid
+
+
+def test_a_training_that_was_broken_off_leaves_weights_of_no_run(tmp_path):
+    class Breaks(Callback):
+        def on_train_loader_end(self, context):
+            raise RuntimeError("broken off")
+
+    teacher = make(width=32, seed=1)
+    trained(tmp_path, teacher)
+    with pytest.raises(RuntimeError, match="broken off"):
+        trained(tmp_path, teacher, phase_callbacks=[Breaks()])
+    assert noted_run(teacher) is None
 
 
 def test_two_splits_are_measured_and_the_watched_one_is_written(tmp_path):
