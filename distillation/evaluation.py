@@ -11,10 +11,9 @@ from torch import nn
 
 from distillation import data as datasets
 from distillation.errors import ConfigError, DistillationError, RunError, TeacherError, unknown
-from distillation.files import atomic_json
 from distillation.frozen_teacher import FrozenTeacher
 from distillation.runs import Run, lock
-from distillation.transfer import FILE, Evaluation, Tally, record
+from distillation.transfer import Evaluation, Tally, write
 
 DATASETS = ("cifar10", "digits")
 
@@ -137,10 +136,9 @@ def _facts(found: Evaluation, loss: float) -> dict[str, float | int]:
 def _save(run: Run, step: int, found: Evaluation, classes: Iterable[str]) -> None:
     """Write evaluation.json, as an experiment does after each epoch."""
     epoch = run.checkpoint(step, names=[], state=False).info.get("epoch")
-    facts = record(found, split="test", epoch=epoch, step=step, classes=list(classes))
     held = lock.hold(run.path)
     try:
-        atomic_json(run.path / FILE, facts)
+        write(run.path, found, split="test", epoch=epoch, step=step, classes=list(classes))
     finally:
         held.release()
 

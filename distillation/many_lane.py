@@ -16,13 +16,12 @@ from distillation.classifier_tally import ClassifierTally
 from distillation.data.moving import to_device
 from distillation.distiller import Distiller
 from distillation.errors import TeacherError
-from distillation.files import atomic_json
 from distillation.frozen_teacher import TeacherSource
 from distillation.meters import Meters
 from distillation.models.facts import model_facts, parameter_count
 from distillation.references import noted
 from distillation.rng import get_rng_state, seed_everything, set_rng_state
-from distillation.transfer import FILE, Evaluation, record
+from distillation.transfer import write
 from distillation.transfer_hook import class_names
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
@@ -128,25 +127,23 @@ class Lane:
                 images, labels = (to_device(t, self.device) for t in batch[:2])
                 with self.autocast():
                     output = self.model(images)
-                tally.observe(output.float(), labels)
-                right = (output.argmax(-1) == labels).float().mean()
-                loss = F.cross_entropy(output.float(), labels)
+                logits = output.float()
+                tally.observe(logits, labels)
+                right = (logits.argmax(-1) == labels).float().mean()
+                loss = F.cross_entropy(logits, labels)
                 meters.add({"accuracy": right, "loss": loss}, len(labels))
             row.update({f"{name}.{split}": value for name, value in meters.compute().items()})
             found = tally.compute() if tally else None
             if found is not None and found.images:
                 row[f"ece.{split}"] = found.ece
-                if split == next(iter(valid_loaders)):
-                    self._keep(found, split, epoch, class_names(loader, tally.classes))
+                # The teacher, which may be a table, has no say on these images
+                if self.recorder is not None and split == next(iter(valid_loaders)):
+                    facts = {"split": split, "epoch": epoch + 1, "step": self.samples}
+                    names = class_names(loader, tally.classes)
+                    write(self.recorder.path, found, classes=names, **facts)
         self.rows.append(row)
         if self.recorder is not None:
             self.recorder.log(self.samples, epoch, row)
-
-    def _keep(self, found: Evaluation, split: str, epoch: int, classes: list[str] | None) -> None:
-        """Write evaluation.json; the teacher, which may be a table, has no say on these images."""
-        if self.recorder is not None:
-            facts = {"split": split, "epoch": epoch + 1, "step": self.samples, "classes": classes}
-            atomic_json(self.recorder.path / FILE, record(found, **facts))
 
     # -- its run
 

@@ -23,18 +23,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from distillation.errors import ConfigError, ShapeError
+from distillation.files import atomic_json
 from distillation.losses.checks import check_count, check_pair
 from distillation.losses.functional import kl_divergence
 from distillation.meters import wide
 
 FILE = "evaluation.json"
-"""Where a run keeps what `record` makes, in its folder."""
+"""Where `write` puts it, in a run's folder."""
 BINS = 15
 """Bins of the calibration error, as in Guo et al. 2017."""
 
@@ -149,6 +151,7 @@ class Tally:
         """
         weights = None
         if kept is not None:
+            _check_kept(logits, kept)
             # Rows of zeros, which weigh nothing: to select rows would make the host wait
             weights, labels = kept.to(wide(logits.device)), labels.where(kept, 0)
             logits = logits.where(kept[:, None], 0)
@@ -234,6 +237,11 @@ def record(
     return facts | evaluation.to_json()
 
 
+def write(folder: Path, evaluation: Evaluation, **facts: Any) -> None:
+    """Write what `record` makes of it into the run's `folder`, all of it or nothing."""
+    atomic_json(folder / FILE, record(evaluation, **facts))
+
+
 # -- sums, which add up over batches
 
 
@@ -301,6 +309,14 @@ def _check_labels(logits: Tensor, labels: Tensor, least: int = 1) -> None:
             raise ShapeError(
                 f"labels reach from {low} to {high}, but there are {logits.shape[1]} classes"
             )
+
+
+def _check_kept(logits: Tensor, kept: Tensor) -> None:
+    if kept.dtype != torch.bool or kept.shape != logits.shape[:1]:
+        raise ShapeError(
+            f"kept must be bool ({len(logits)},) for logits {tuple(logits.shape)}, not "
+            f"{kept.dtype} {tuple(kept.shape)}"
+        )
 
 
 def _check_pair(student: Tensor, teacher: Tensor, least: int = 1) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from distillation.files import atomic_json
 from distillation.hooks import Hooks
-from distillation.transfer import FILE, Tally, record
+from distillation.transfer import Tally, write
 
 
 class TransferHook(Hooks):
@@ -46,14 +45,14 @@ class TransferHook(Hooks):
                 metrics.setdefault(f"{name}.{split}", value)  # the step's own stay
         writes = engine.recorder is not None and engine.accelerator.is_main_process
         if split == self.split and writes:
-            facts = record(
+            write(
+                engine.recorder.path,
                 found,
                 split=split,
                 epoch=engine.epoch + 1,
                 step=engine.samples,
                 classes=self.classes,
             )
-            atomic_json(engine.recorder.path / FILE, facts)
 
     def counted(self, engine: Any, split: str) -> bool:
         """Whether there is something to measure; a step that adds nothing has other measures."""

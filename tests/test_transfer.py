@@ -303,3 +303,10 @@ def test_without_an_image_there_is_no_mean(outputs):
     found = tally.compute()
     assert found.images == 0
     assert math.isnan(found.accuracy) and math.isnan(found.ece)
+
+
+@pytest.mark.parametrize("kept", [torch.ones(199, dtype=torch.bool), torch.ones(200)])
+def test_what_is_kept_is_a_truth_for_each_row(outputs, kept):
+    student, _, labels = outputs
+    with pytest.raises(ShapeError, match=r"kept must be bool \(200,\)"):
+        Tally().add(student, labels, kept=kept)

@@ -187,9 +187,8 @@ def _prepare(token: Token, line: int, page: Page) -> None:
         token.attrSet("src", page.picture(str(token.attrGet("src")), line))
     elif token.type == "anchor" and token.content:
         page.ids.add(token.content)
-    elif token.type == "text" and _REFERENCE.search(token.content):
-        shown = _REFERENCE.search(token.content)[0]
-        page.problem(line, f"dead link: {shown} is defined nowhere here (or is it `code`?)")
+    elif token.type == "text" and (undefined := _REFERENCE.search(token.content)):
+        page.problem(line, f"dead link: {undefined[0]} is defined nowhere here (or is it `code`?)")
     elif token.type == "dollar" and token.meta["lone"]:
         page.problem(line, "a lone $: close the formula, or write \\$")
 
