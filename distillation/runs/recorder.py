@@ -110,6 +110,7 @@ def resume(
         again = {
             "started": places.now(),
             "command": environment.command(),
+            "git_commit": environment.git_commit(),
             "threads": environment.threads(),
         }
         info |= {"status": "running", "ended": None, "resumed": [*info.get("resumed", []), again]}

@@ -14,13 +14,12 @@ from datetime import date
 from pathlib import Path
 
 from distillation import runs
-from distillation.checkpoint import atomic_write
 from distillation.data import cifar10
 from distillation.errors import ConfigError, unknown
 from experiments.command_line import Parser, run_main
 from experiments.record.check import check
+from experiments.record.front import differences, publish
 from experiments.record.making import Maker
-from experiments.record.page import summary
 from experiments.record.protocol import FULL, GROUPS, SMOKE
 from experiments.record.subset import write_subset
 from experiments.record.training import Runs
@@ -33,6 +32,9 @@ def _parse(arguments: list[str] | None):
     parser = Parser(description="Make, go on with, or check the record.", allow_abbrev=False)
     parser.add_argument("--out", metavar="FOLDER", help="the record (else the newest in records/)")
     parser.add_argument("--data", help="folder or archive of the images")
+    parser.add_argument(
+        "--images", metavar="TEXT", help="what the page says of them, such as 'a JPEG copy'"
+    )
     parser.add_argument("--runs", metavar="ROOT", help="root of the run store (else ./logs)")
     parser.add_argument(
         "--only",
@@ -47,7 +49,7 @@ def _parse(arguments: list[str] | None):
     for name in options.only:
         if name not in GROUPS and re.sub(r"_\d+$", "", name) not in GROUPS:
             raise ConfigError(unknown("group", name, GROUPS))
-    if options.check and (options.smoke or options.out or options.only):
+    if options.check and (options.smoke or options.out or options.only or options.images):
         raise ConfigError("--check only looks; give it alone")
     return options
 
@@ -62,24 +64,12 @@ def main(arguments: list[str] | None = None):
     if options.smoke:
         return _rehearse(options)
     folder = Path(options.out) if options.out else _newest()
-    maker = Maker(folder, Runs(runs.root(options.runs), options.data), FULL, set(options.only))
+    store = Runs(runs.root(options.runs), options.data)
+    maker = Maker(folder, store, FULL, set(options.only), options.images)
     print("\n" + maker.make())
-    if folder.resolve().parent == RECORDS:
-        publish(folder, maker)
+    if folder.resolve() == _newest():
+        publish(folder, README)
     return _report(folder)
-
-
-def publish(folder: Path, maker: Maker) -> None:
-    """
-    ### The table, at the top of the project's README
-    """
-    text = README.read_text()
-    head, begin, rest = text.partition("<!-- record: begin -->\n")
-    _, end, tail = rest.partition("<!-- record: end -->")
-    if not begin or not end:
-        raise ConfigError(f"{README.name} has no place for the record's table")
-    shown = summary(f"records/{folder.name}", maker.protocol, maker.found)
-    atomic_write(README, f"{head}{begin}{shown}\n{end}{tail}")
 
 
 def _rehearse(options):
@@ -92,12 +82,15 @@ def _rehearse(options):
         write_subset(train, test, place / "data")
         folder = Path(options.out) if options.out else place / "record"
         store = Runs(runs.root(place / "logs"), str(place / "data"))
-        print("\n" + Maker(folder, store, SMOKE, set(options.only)).make())
+        print("\n" + Maker(folder, store, SMOKE, set(options.only), options.images).make())
         _report(folder)
 
 
 def _report(folder: Path) -> None:
     wrong = check(folder)
+    # The newest record stands on the front page as well
+    if folder.resolve() == _newest():
+        wrong += differences(folder, README)
     for line in wrong:
         print(line)
     if wrong:

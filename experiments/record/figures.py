@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from distillation.checkpoint import atomic_write
-from experiments.record.page import members
+from experiments.record.plan import members
 from experiments.record.protocol import GROUPS
 
-# What is drawn, and in which colour
+# What is drawn, and in which colour; `longer` would take most of the figure for itself
 _COLORS = {
     "large": "black",
     "small": "tab:gray",

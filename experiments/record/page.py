@@ -5,37 +5,26 @@ The README of a record is computed from its per-run files and from nothing else,
 computed again.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.record.protocol import GROUPS, SEARCHES
+from experiments.record.plan import chosen, members, sizes
+from experiments.record.protocol import (
+    EARLIER,
+    GROUPS,
+    PUBLISHED,
+    SEARCHES,
+    TARGETS,
+    Scale,
+)
 from experiments.record.results import classes, right
 from experiments.record.statistics import Margin, Spread, margin, spread
 
-# What the tutorial publishes, on the original images
-PUBLISHED = {"large": 85, "small": 80, "distilled": 82}
 # The groups that tell distillation from mere training
 CONTROLS = ("all_views", "longer", "smoothing", "from_untrained", "labml")
 
 Facts = dict[str, Any]
-
-
-def members(found: dict[str, Facts], group: str) -> list[Facts]:
-    """
-    ### The recorded runs of a group, by seed or trial
-    """
-    return sorted(
-        (f for f in found.values() if f["group"] == group), key=lambda f: (f["seed"], f["key"])
-    )
-
-
-def chosen(trials: Sequence[Facts]) -> Facts:
-    """
-    ### The trial with the highest accuracy on the held out images; the first of equals
-    """
-    return max(trials, key=lambda facts: facts["accuracy_valid"])
 
 
 def page(protocol: Facts, found: dict[str, Facts]) -> str:
@@ -47,7 +36,8 @@ def page(protocol: Facts, found: dict[str, Facts]) -> str:
     parts = [
         "# The seed's table, made again",
         _introduction(protocol, found),
-        table(protocol, found),
+        table(found),
+        _targets(protocol, found),
         _margin(protocol, found),
         _searches(found),
         _transferred(protocol, found),
@@ -58,7 +48,7 @@ def page(protocol: Facts, found: dict[str, Facts]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def table(protocol: Facts, found: dict[str, Facts]) -> str:
+def table(found: dict[str, Facts]) -> str:
     """
     ### The table, which stands at the top of the project's README too
     """
@@ -67,9 +57,9 @@ def table(protocol: Facts, found: dict[str, Facts]) -> str:
         "|---|---:|---:|---:|---:|---:|",
     ]
     for group in ("large", "small", "distilled"):
-        lines.append(_row(group, found, protocol, f"{PUBLISHED[group]} %"))
+        lines.append(_row(group, found, f"{100 * PUBLISHED[group]:.0f} %"))
     for group in CONTROLS:
-        lines.append(_row(group, found, protocol, ""))
+        lines.append(_row(group, found, ""))
     return "\n".join(lines)
 
 
@@ -79,12 +69,12 @@ def summary(place: str, protocol: Facts, found: dict[str, Facts]) -> str:
     """
     return "\n".join(
         [
-            table(protocol, found),
+            table(found),
             "",
             f"![test accuracy after each epoch]({place}/figures/curves.png)",
             "",
-            f"Last epoch, all {protocol['data']['test']:,} test images; no student is chosen on "
-            "them; ± is the standard deviation over the seeds. "
+            f"Last epoch, all {protocol['data']['test']:,} test images{_images(protocol)}; no "
+            "student is chosen on them; ± is the standard deviation over the seeds. "
             f"[The record]({place}/README.md) has the margin with its tests, the search, what was "
             "transferred, every run and its command; "
             f"`python -m experiments.record --check {place}` computes all of it again.",
@@ -92,7 +82,7 @@ def summary(place: str, protocol: Facts, found: dict[str, Facts]) -> str:
     )
 
 
-def _row(group: str, found: dict[str, Facts], protocol: Facts, published: str) -> str:
+def _row(group: str, found: dict[str, Facts], published: str) -> str:
     runs = members(found, group)
     if not runs:
         return f"| {GROUPS[group]} | | | | not run yet | {published} |"
@@ -112,19 +102,29 @@ def percent(value: Spread, sign: str = "") -> str:
     return mean if value.deviation is None else f"{mean} ± {100 * value.deviation:.2f}"
 
 
+def _images(protocol: Facts) -> str:
+    said = protocol.get("images")
+    return f" ({said})" if said else ""
+
+
 def _introduction(protocol: Facts, found: dict[str, Facts]) -> str:
     data, scale = protocol["data"], protocol["scale"]
-    missing = [GROUPS[g] for g in GROUPS if not members(found, g) and g != "untrained"]
     lines = [
-        f"{data['train']:,} training images, {data['test']:,} test images. Accuracies are of the "
-        "last epoch, on all test images; no student was chosen on them, and the large model's "
-        "training was made longer once, after a first one (see `large` in "
-        "experiments/record/protocol.py). ± is the standard deviation over the seeds. "
-        "Hyper-parameters of the small model were chosen on "
-        f"{scale['holdout']:,} held out training images, with {scale['trials']} trials for the "
-        f"plain student and {scale['trials']} for the distilled one; the students were then "
-        "trained on all training images. Plain and distilled students see the same "
-        f"{scale['views']} views of each image, so that the teacher is asked once for each.",
+        f"{data['train']:,} training images, {data['test']:,} test images{_images(protocol)}. "
+        "Accuracies are of the last epoch, on all test images. ± is the standard deviation over "
+        f"the seeds. Hyper-parameters were chosen on {scale['holdout']:,} held out training images "
+        f"([the search](#the-search)), with {scale['trials']} trials for the plain student and "
+        f"{scale['trials']} for the distilled one; the models were then trained on all training "
+        "images. Plain and distilled students see the same "
+        f"{scale['views']} views of each image, so that the teacher is asked once for each; a "
+        "control sees all views there are. All seeds have one teacher and one choice of views: "
+        "what other teachers would do, the spread does not say.",
+        EARLIER,
+    ]
+    missing = [
+        f"{GROUPS[group]} ({there} of {size})"
+        for group, size in sizes(Scale(**scale)).items()
+        if (there := len(members(found, group))) < size
     ]
     if missing:
         lines.append(
@@ -133,6 +133,34 @@ def _introduction(protocol: Facts, found: dict[str, Facts]) -> str:
             + ". `python -m experiments.record` runs what is missing, and leaves what is here."
         )
     return "\n\n".join(lines)
+
+
+def _targets(protocol: Facts, found: dict[str, Facts]) -> str:
+    rows = []
+    for group in ("large", "distilled"):
+        runs = members(found, group)
+        if runs:
+            mean = spread([facts["accuracy"] for facts in runs]).mean
+            rows.append((GROUPS[group], TARGETS[group], mean, "%", ""))
+    result = paired(protocol, found, "distilled", "small")
+    if result is not None:
+        title = f"{GROUPS['distilled']} − {GROUPS['small']}"
+        rows.append((title, TARGETS["margin"], result.over_seeds.mean, "points", "+"))
+    if not rows:
+        return ""
+    lines = [
+        "## What was hoped for",
+        "",
+        "Set before anything was run, and not moved since.",
+        "",
+        "| | at least | measured | |",
+        "|---|---:|---:|---|",
+    ]
+    for title, target, value, unit, sign in rows:
+        met = "reached" if value >= target else "**missed**"
+        wanted, measured = (f"{100 * x:{sign}.2f} {unit}" for x in (target, value))
+        lines.append(f"| {title} | {wanted} | {measured} | {met} |")
+    return "\n".join(lines)
 
 
 def paired(protocol: Facts, found: dict[str, Facts], first: str, second: str) -> Margin | None:
@@ -196,9 +224,9 @@ def _searches(found: dict[str, Facts]) -> str:
         return ""
     head = (
         "## The search\n\nOne seed each, on held out training images, in shorter trainings; the "
-        "arrow marks what was taken. The teacher of these students had been trained on the images "
-        "held out here, which can flatter all of them alike.\n\n"
-        "| student | tried | accuracy on held out images |\n|---|---|---:|\n"
+        "arrow marks what was taken. The distilled students' teacher had been trained on the "
+        "images held out here, which flatters them.\n\n"
+        "| model | tried | accuracy on held out images |\n|---|---|---:|\n"
     )
     return head + "\n".join(lines)
 
@@ -253,19 +281,21 @@ def _runs(found: dict[str, Facts]) -> str:
         "## Every run",
         "",
         "Wall and CPU time are of all processes of a run, on a machine that did other work beside "
-        "it: they tell the order of magnitude.",
+        "it: they tell the order of magnitude. A part links to its file, with configuration, "
+        "versions and predictions; its curve is beside it.",
         "",
-        "| part | run | seed | epochs | accuracy | wall | CPU | commit |",
-        "|---|---|---:|---:|---:|---:|---:|---|",
+        "| part | curve | run | seed | epochs | accuracy | wall | CPU | commit |",
+        "|---|---|---|---:|---:|---:|---:|---:|---|",
     ]
     for facts in (f for group in GROUPS for f in members(found, group)):
         accuracy = facts["accuracy_valid"] if "accuracy" not in facts else facts["accuracy"]
         held_out = " (held out)" if "accuracy" not in facts else ""
         lines.append(
-            f"| {facts['key']} | `{facts['run'][:8]}` | {facts['seed']} "
+            f"| [{facts['key']}](runs/{facts['key']}.json) | [CSV](curves/{facts['key']}.csv) "
+            f"| `{facts['run'][:8]}` | {facts['seed']} "
             f"| {facts['config']['epochs']} | {100 * accuracy:.2f} %{held_out} "
             f"| {_minutes(facts['wall_seconds'])} | {_minutes(facts['cpu_seconds'])} "
-            f"| {(facts['commit'] or '')[:8]} |"
+            f"| {', '.join(commit[:8] for commit in facts['commits'])} |"
         )
     return "\n".join(lines)
 
@@ -281,7 +311,8 @@ def _again(protocol: Facts, found: dict[str, Facts]) -> str:
         "",
         *sorted(f"* {m}" for m in machines),
         "",
-        "Again: `python -m experiments.record --out FOLDER`, or run by run:",
+        "Again: `python -m experiments.record --out FOLDER`, or run by run, with the images in "
+        "`DISTILLATION_DATA`; each command's last line names its run, for `LARGE` and `UNTRAINED`:",
         "",
         "```bash",
         *[found[k]["command"] for g in GROUPS for k in [f["key"] for f in members(found, g)]],
@@ -292,7 +323,9 @@ def _again(protocol: Facts, found: dict[str, Facts]) -> str:
 
 def _machine(facts: Facts) -> str:
     machine, versions = facts["machine"], facts["versions"]
+    gpu = f"{machine['gpu']}, " if "gpu" in machine else ""
     return (
-        f"{machine['processor']}, {facts['threads']} threads, {facts['precision']}, "
-        f"torch {versions['torch']}, Python {versions['python']}"
+        f"{gpu}{machine['processor']}, {facts['threads']} of {machine['cores']} cores, "
+        f"{machine['memory_gib']} GiB, {facts['precision']}, torch {versions['torch']}, "
+        f"Python {versions['python']}"
     )

@@ -70,14 +70,14 @@ def margin(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Margin:
     pairs = list(zip(first, second, strict=True))
     differences = [float(a.mean()) - float(b.mean()) for a, b in pairs]
     over_seeds = spread(differences)
-    # Equal differences have no spread, and a t-test of them no meaning
-    tested = over_seeds.deviation
-    p_seeds = float(stats.ttest_1samp(differences, 0.0).pvalue) if tested else None
     # Per image, the mean over the seeds of 1, 0 or -1
     per_image = np.mean([a.astype(float) - b.astype(float) for a, b in pairs], axis=0)
     image_error = float(per_image.std(ddof=1) / math.sqrt(len(per_image)))
     gained = [int((a & ~b).sum()) for a, b in pairs]
     lost = [int((~a & b).sum()) for a, b in pairs]
+    # Equal differences have no spread, and a t-test of them no meaning
+    varied = len({g - l for g, l in zip(gained, lost, strict=True)}) > 1
+    p_seeds = float(stats.ttest_1samp(differences, 0.0).pvalue) if varied else None
     p_images = [
         float(stats.binomtest(g, g + l, 0.5).pvalue) if g + l else 1.0
         for g, l in zip(gained, lost, strict=True)

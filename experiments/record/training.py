@@ -39,8 +39,23 @@ def arguments(part: Part, teacher: str | None = None) -> list[str]:
     listed = [f"--set={key}={value}" for key, value in part.values.items()]
     if teacher is None:
         return listed
-    weak = ["--allow-weak-teacher"] if part.weak_teacher else []
-    return ["--teacher", teacher, *weak, *listed]
+    return ["--teacher", teacher, *_weak(part), *listed]
+
+
+def differences(part: Part, config: dict[str, Any]) -> list[str]:
+    """
+    ### Where a recorded configuration is not the part's, a text for each value
+    """
+    wanted = configuration(part)
+    return [
+        f"{key}={config[key]!r}, and the protocol says {wanted[key]!r}"
+        for key in part.values
+        if key in config and config[key] != wanted[key]
+    ]
+
+
+def _weak(part: Part) -> list[str]:
+    return ["--allow-weak-teacher"] if part.weak_teacher else []
 
 
 class Runs:
@@ -83,7 +98,7 @@ class Runs:
             return run
         given = arguments(part, teacher)
         if run is not None:
-            given = ["--resume", run.uuid]
+            given = ["--resume", run.uuid, *_weak(part)]
         given += ["--runs", str(self.root), *(["--data", self.data] if self.data else [])]
 
         notes: list[Path] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from distillation.errors import ConfigError
 from experiments.record.check import check
+from experiments.record.front import differences, publish
 from experiments.record.protocol import GROUPS, SMOKE
 from experiments.record.results import read
 
@@ -52,13 +55,21 @@ def test_a_record_holds_neither_weights_nor_images(made):
     assert sum(file.stat().st_size for file in files) < 1e6
 
 
-def test_searches_do_not_look_at_test_images(made):
-    for facts in read(made).values():
-        assert ("predictions" in facts) != facts["group"].startswith("search"), facts["key"]
+def test_a_search_leaves_nothing_of_the_test_images(made):
+    for key, facts in read(made).items():
+        searches = facts["group"].startswith("search")
+        columns = (made / "curves" / f"{key}.csv").read_text().splitlines()[0]
+        assert ("predictions" in facts, "accuracy.test" in columns) == (not searches, not searches)
 
 
 def test_what_is_made_passes_its_check(made):
     assert check(made) == []
+
+
+def test_its_page_links_to_files_that_are_there(made):
+    links = set(re.findall(r"\]\(([^)]+)\)", (made / "README.md").read_text()))
+    assert {"runs/small_0.json", "curves/distilled_1.csv", "figures/curves.png"} <= links
+    assert [link for link in links if not (made / link).exists()] == []
 
 
 def _edit(folder: Path, key: str, **changes) -> None:
@@ -93,12 +104,61 @@ def test_check_notices_a_student_that_was_not_trained_as_its_search_chose(copy):
     assert any("small_1: optimizer.weight_decay=0.25" in line for line in check(copy))
 
 
+def test_check_notices_a_student_of_another_teacher(copy):
+    _edit(copy, "distilled_0", teacher="0" * 32)
+    assert any(line.startswith("distilled_0: its teacher is 000") for line in check(copy))
+
+
+def test_check_notices_a_control_that_was_trained_for_other_epochs(copy):
+    facts = json.loads((copy / "runs" / "longer.json").read_text())
+    _edit(copy, "longer", config=facts["config"] | {"epochs": 1})
+    assert any(line.startswith("longer: epochs=1, and the protocol says") for line in check(copy))
+
+
+@pytest.mark.parametrize("key", ["small_1", "search_distilled_2", "search_large_1", "untrained"])
+def test_check_notices_a_run_that_was_left_out(copy, key):
+    (copy / "runs" / f"{key}.json").unlink()
+    assert check(copy) != []
+
+
 def test_check_fails_as_a_command(copy):
     assert record("--check", copy).returncode == 0
     _edit(copy, "large", ece=0.5)
     done = record("--check", copy)
     assert done.returncode == 1
     assert "large: calibration error says 0.5" in done.stdout
+
+
+@pytest.fixture
+def front(tmp_path) -> Path:
+    page = tmp_path / "front.md"
+    page.write_text("# A\n\n<!-- record: begin -->\n<!-- record: end -->\n\nB\n")
+    return page
+
+
+def test_table_and_figure_go_between_the_marks_of_the_front_page(made, front):
+    publish(made, front)
+    publish(made, front)
+    written = front.read_text()
+    assert written.startswith("# A\n\n<!-- record: begin -->\n| model |")
+    assert written.endswith("<!-- record: end -->\n\nB\n")
+    assert written.count("Small, distilled") == 1
+    assert f"]({made.parent.name}/made/figures/curves.png)" in written
+    assert differences(made, front) == []
+
+
+def test_a_figure_of_the_front_page_that_differs_is_noticed(made, front):
+    publish(made, front)
+    front.write_text(front.read_text().replace("| Small, alone | 437,034", "| Small, alone | 4"))
+    lines = differences(made, front)
+    assert any(line.startswith("-| Small, alone | 4 ") for line in lines)
+    assert any(line.startswith("+| Small, alone | 437,034") for line in lines)
+
+
+def test_a_front_page_without_the_marks_says_what_to_add(made, tmp_path):
+    (tmp_path / "front.md").write_text("# A\n")
+    with pytest.raises(ConfigError, match="record: begin"):
+        publish(made, tmp_path / "front.md")
 
 
 def test_an_unknown_group_is_named(tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+from experiments.record.plan import plan, sizes
 from experiments.record.protocol import (
-    DISTILLED_TRIALS,
     FULL,
     GROUPS,
-    SMALL_TRIALS,
     SMOKE,
+    TRIALS,
     controls,
     large,
     searches,
@@ -15,18 +17,20 @@ from experiments.record.protocol import (
 )
 from experiments.record.training import configuration
 
-CHOSEN = {"small": SMALL_TRIALS[0], "distilled": DISTILLED_TRIALS[0]}
+CHOSEN = {group: trials[0] for group, trials in TRIALS.items()}
 
 
 def all_parts(scale):
-    parts = [large(scale)]
+    parts = [large(scale, CHOSEN["large"])]
     for group in CHOSEN:
-        parts += searches(scale, group) + students(scale, group, CHOSEN[group])
+        parts += searches(scale, group)
+    for group in ("small", "distilled"):
+        parts += students(scale, group, CHOSEN[group])
     return parts + controls(scale, CHOSEN, 8.0)
 
 
 def test_plain_and_distilled_students_get_as_many_trials():
-    assert len(SMALL_TRIALS) == len(DISTILLED_TRIALS) == FULL.trials
+    assert len(TRIALS["small"]) == len(TRIALS["distilled"]) == FULL.trials
 
 
 def test_students_differ_in_nothing_but_teacher_and_what_was_searched_for():
@@ -52,17 +56,42 @@ def test_only_searches_hold_images_back():
 
 
 def test_the_control_with_more_compute_trains_for_the_large_models_share():
-    longer = next(part for part in controls(FULL, CHOSEN, 8.0) if part.key == "longer")
-    assert longer.values["epochs"] == FULL.student_epochs + 8 * FULL.large_epochs
+    longer = next(part for part in controls(FULL, CHOSEN, 9.0) if part.key == "longer")
+    # Three students share their teacher
+    assert longer.values["epochs"] == FULL.student_epochs + 9 * FULL.large_epochs // 3
 
 
 def test_students_alone_are_also_trained_with_every_view():
     parts = {part.key: part for part in all_parts(FULL)}
-    keys = ("small_0", "all_views", "longer")
+    keys = ("small_0", "all_views_0", "longer")
     plain, all_views, longer = (configuration(parts[key]) for key in keys)
     assert {k for k in plain if plain[k] != all_views[k]} == {"views_per_image"}
     assert all_views["views_per_image"] == 0
     assert {k for k in all_views if all_views[k] != longer[k]} == {"epochs"}
+
+
+def test_a_part_waits_for_the_search_that_chooses_its_values():
+    assert {p.group for p in plan(FULL, {})} == {*("search_large", "search_small", "untrained")}
+    trials = {
+        f"search_small_{i}": {
+            "key": f"search_small_{i}",
+            "group": "search_small",
+            "seed": 0,
+            "tried": dict(TRIALS["small"][i - 1]),
+            "accuracy_valid": accuracy,
+        }
+        for i, accuracy in ((1, 0.7), (2, 0.9), (3, 0.8))
+    }
+    known = {p.key: p for p in plan(FULL, trials)}
+    for key in ("small_2", "all_views_1", "smoothing", "longer"):
+        assert TRIALS["small"][1].items() <= known[key].values.items()
+    # What learns from the large model waits for its search, too
+    assert not {"distilled_0", "search_distilled_1", "labml", "from_untrained"} & known.keys()
+
+
+def test_sizes_count_every_part():
+    assert sizes(FULL) == Counter(part.group for part in all_parts(FULL))
+    assert sizes(FULL)["small"] == sizes(FULL)["all_views"] == FULL.seeds
 
 
 def test_rehearsal_and_record_have_the_same_groups():

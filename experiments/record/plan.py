@@ -1,0 +1,93 @@
+"""
+# What is to be run, as far as it is known
+
+A search has to end before the parts that take up what it has found.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from distillation.models import get
+from distillation.models.facts import model_facts
+from experiments.record.protocol import (
+    SEARCHES,
+    TRIALS,
+    Part,
+    Scale,
+    controls,
+    large,
+    searches,
+    students,
+)
+
+Facts = dict[str, Any]
+
+
+def members(found: Mapping[str, Facts], group: str) -> list[Facts]:
+    """
+    ### The recorded runs of a group, by seed or trial
+    """
+    return sorted(
+        (f for f in found.values() if f["group"] == group), key=lambda f: (f["seed"], f["key"])
+    )
+
+
+def chosen(trials: Sequence[Facts]) -> Facts:
+    """
+    ### The trial with the highest accuracy on the held out images; the first of equals
+    """
+    return max(trials, key=lambda facts: facts["accuracy_valid"])
+
+
+def plan(scale: Scale, found: Mapping[str, Facts]) -> list[Part]:
+    """
+    ### The parts whose values are known, in the order in which they are run
+
+    `found` are the recorded runs by key.
+    """
+    return _parts(scale, {group: _choice(scale, found, group) for group in SEARCHES})
+
+
+def sizes(scale: Scale) -> Counter[str]:
+    """
+    ### How many parts each group has, once all is known
+    """
+    return Counter(part.group for part in _parts(scale, {group: {} for group in SEARCHES}))
+
+
+def _parts(scale: Scale, choices: Mapping[str, Mapping[str, Any] | None]) -> list[Part]:
+    parts = searches(scale, "large")
+    if choices["large"] is not None:
+        # The teacher comes before its students
+        parts.append(large(scale, choices["large"]))
+        parts += _searched(scale, "distilled", choices)
+    parts += _searched(scale, "small", choices)
+    return parts + controls(scale, choices, cost_ratio())
+
+
+def _searched(scale: Scale, group: str, choices: Mapping[str, Any]) -> list[Part]:
+    """A search, then the students of what it chose"""
+    choice = choices[group]
+    return searches(scale, group) + ([] if choice is None else students(scale, group, choice))
+
+
+def _choice(scale: Scale, found: Mapping[str, Facts], group: str) -> Mapping[str, Any] | None:
+    """What the group's search has chosen, or `None` as long as a trial is missing"""
+    trials = members(found, SEARCHES[group])
+    missing = len(trials) < len(TRIALS[group][: scale.trials])
+    return None if missing else chosen(trials)["tried"]
+
+
+@cache
+def cost_ratio() -> float:
+    """
+    ### MACs of the large model over those of the small one, for one image
+    """
+    shape = (3, 32, 32)
+    macs = [
+        model_facts(get(f"{size}_model", num_classes=10), shape)["macs"]
+        for size in ("large", "small")
+    ]
+    return macs[0] / macs[1]
