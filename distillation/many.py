@@ -25,11 +25,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distillation.data import ReplayableLoader, TensorLoader
 from distillation.data.moving import to_device
 from distillation.errors import CheckpointError, ConfigError, unknown
 from distillation.frozen_teacher import TeacherSource
 from distillation.losses import LogitsDistillationLoss, StaticLossBalancer
 from distillation.many_lane import PRECISIONS, Lane, SharedOutput
+from distillation.many_validation import Validation
 from distillation.teacher import as_teacher
 
 
@@ -96,18 +98,21 @@ def distill_many(
             table that stores the teacher's; otherwise it gives its outputs only.
         loader: of `distillation.data`, so that the stream can be taken up again in the middle.
         epochs: passes over the loader.
-        valid_loaders: by split name; accuracy, loss (cross entropy) and calibration error after
-            each epoch.
+        valid_loaders: by split name; accuracy, loss (cross entropy), calibration error, agreement
+            with the teacher and KL after each epoch. A `TeacherTable` given as the teacher knows
+            nothing of these images: then the last two are left out.
         teacher_table: answer for the teacher from a table of its outputs: "auto" (beside the runs
             of `root`), a folder, or a `TeacherTable`, with the layers that the criteria name; None
-            runs the teacher, once for each batch.
+            runs the teacher, once for each batch. The images of `valid_loaders` have tables of
+            their own, where their batches carry keys.
         precision: "fp32", or autocast in "bf16".
         root: of the run store. Given, each student is a run of `experiment` with checkpoints at
             least every `save_seconds`, and the teacher's run as its parent; None records nothing.
         resume: `{name: run UUID}` of all students, to go on where the last common checkpoint is.
 
     Metrics are `loss.train`, `<Class>_<i>.train`, and `accuracy.<split>`, `loss.<split>`,
-    `ece.<split>`; the first split's confusion is in the run's `evaluation.json`.
+    `ece.<split>`, `agreement.<split>`, `kl.<split>`; the first split's confusion is in the run's
+    `evaluation.json`.
 
     Raises:
         ConfigError: no students, a model or name that is there twice, unknown precision or names.
@@ -116,10 +121,13 @@ def distill_many(
     """
     _check(students, loader, epochs, precision, resume, root)
     device = torch.device(device)
-    source = _source(teacher, teacher_table, students, loader, epochs, precision, device, root)
-    shared = SharedOutput(source)
+    placing = {"precision": precision, "device": device, "epochs": epochs, "root": root}
     with ExitStack() as stack:
-        stack.callback(source.release)
+        source, teachers = _sources(
+            stack, teacher, teacher_table, students, loader, valid_loaders or {}, **placing
+        )
+        shared = SharedOutput(source)
+        validation = Validation(valid_loaders or {}, teachers, device)
         steps = epochs * len(loader)
         lanes = {
             name: stack.enter_context(Lane(student, shared, steps, precision, device))
@@ -131,39 +139,51 @@ def distill_many(
             for name, lane in lanes.items():
                 lane.record(name, source, experiment, root, (resume or {}).get(name), shape)
         epoch, batch = _common_start(lanes) if resume else (0, 0)
-        _train(lanes, shared, loader, epochs, epoch, batch, valid_loaders or {}, save_seconds)
+        _train(lanes, shared, loader, epochs, epoch, batch, validation, save_seconds)
         return {
             name: StudentResult(lane.student.model, lane.rows, lane.run_uuid)
             for name, lane in lanes.items()
         }
 
 
-def _source(teacher, table, students, loader, epochs, precision, device, root) -> TeacherSource:
-    """The teacher on its device, or the table before it; the caller releases it."""
+def _sources(
+    stack: ExitStack, teacher, table, students, loader, valid_loaders, **options
+) -> tuple[TeacherSource, dict[str, TeacherSource]]:
+    """Who answers in training, and in each split of the evaluation; `stack` releases them."""
+    from distillation.table import TeacherTable
+    from distillation.table.resident import ResidentTable
     from distillation.table_option import TRAIN, is_online, table_sources, teacher_layers
 
     if teacher is None and is_online(table):
         raise ConfigError("teacher is missing; give it, or a TeacherTable as teacher_table")
-    source = None if teacher is None else as_teacher(teacher).to(device)
+    source = None
+    if teacher is not None:
+        source = as_teacher(teacher).to(options["device"])
+        stack.callback(source.release)
+    # A table that is given as the teacher knows the images of the training alone
+    asked = None if isinstance(teacher, TeacherTable | ResidentTable) else source
+    teachers = {} if asked is None else dict.fromkeys(valid_loaders, asked)
     if is_online(table):
-        return source
-    try:
-        return table_sources(
-            source,
-            table,
-            {TRAIN: loader},
-            precision=precision,
-            device=device,
-            epochs=epochs,
-            layers=teacher_layers([student.criterion for student in students.values()]),
-            root=root,
-        )[TRAIN]
-    finally:
-        if source is not None:
-            source.release()  # the table has a hold of its own
+        return source, teachers
+    layers = teacher_layers([student.criterion for student in students.values()])
+    train = table_sources(source, table, {TRAIN: loader}, layers=layers, **options)[TRAIN]
+    stack.callback(train.release)
+    keyed = {split: valid for split, valid in valid_loaders.items() if _has_keys(valid)}
+    if asked is not None and not isinstance(table, TeacherTable):
+        # Without layers: an evaluation looks at outputs
+        tables = table_sources(source, table, keyed, **options)
+        for answering in tables.values():
+            stack.callback(answering.release)
+        teachers |= tables
+    return train, teachers
 
 
-def _train(lanes, shared, loader, epochs, epoch, start, valid_loaders, save_seconds) -> None:
+def _has_keys(loader: Any) -> bool:
+    replayed = isinstance(loader, TensorLoader | ReplayableLoader)
+    return replayed and getattr(loader, "keys", True) is not False
+
+
+def _train(lanes, shared, loader, epochs, epoch, start, validation, save_seconds) -> None:
     saved = time.monotonic()
     every = list(lanes.values())
     for now in range(epoch, epochs):
@@ -181,8 +201,8 @@ def _train(lanes, shared, loader, epochs, epoch, start, valid_loaders, save_seco
                 for lane in every:
                     lane.save(now, number + 1)
                 saved = time.monotonic()
-        for lane in every:
-            lane.finish_epoch(now, valid_loaders)
+        for lane, measured in zip(every, validation.rows(every, now), strict=True):
+            lane.finish_epoch(now, measured)
             lane.save(now + 1, 0)
         saved = time.monotonic()
 

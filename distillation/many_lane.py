@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from distillation import runs
 from distillation.checkpoint import load_strict
-from distillation.classifier_tally import ClassifierTally
-from distillation.data.moving import to_device
 from distillation.distiller import Distiller
 from distillation.errors import TeacherError
 from distillation.frozen_teacher import TeacherSource
@@ -21,8 +18,6 @@ from distillation.meters import Meters
 from distillation.models.facts import model_facts, parameter_count
 from distillation.references import noted
 from distillation.rng import get_rng_state, seed_everything, set_rng_state
-from distillation.transfer import write
-from distillation.transfer_hook import class_names
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
@@ -116,34 +111,13 @@ class Lane:
         self.samples += len(labels)
         self.meters.add({"loss": loss, **self.distiller.last_losses}, len(labels))
 
-    @torch.no_grad()
-    def finish_epoch(self, epoch: int, valid_loaders: Mapping[str, Iterable]) -> None:
+    def finish_epoch(self, epoch: int, measured: Mapping[str, float]) -> None:
+        """Add a row of the epoch's training, and of what its evaluation has `measured`."""
         row = {f"{name}.train": value for name, value in self.meters.compute().items()}
         self.meters.reset()
-        self.model.eval()
-        for split, loader in valid_loaders.items():
-            meters, tally = Meters(), ClassifierTally()
-            for batch in loader:
-                images, labels = (to_device(t, self.device) for t in batch[:2])
-                with self.autocast():
-                    output = self.model(images)
-                logits = output.float()
-                tally.observe(logits, labels)
-                right = (logits.argmax(-1) == labels).float().mean()
-                loss = F.cross_entropy(logits, labels)
-                meters.add({"accuracy": right, "loss": loss}, len(labels))
-            row.update({f"{name}.{split}": value for name, value in meters.compute().items()})
-            found = tally.compute() if tally else None
-            if found is not None and found.images:
-                row[f"ece.{split}"] = found.ece
-                # The teacher, which may be a table, has no say on these images
-                if self.recorder is not None and split == next(iter(valid_loaders)):
-                    facts = {"split": split, "epoch": epoch + 1, "step": self.samples}
-                    names = class_names(loader, tally.classes)
-                    write(self.recorder.path, found, classes=names, **facts)
-        self.rows.append(row)
+        self.rows.append(row | dict(measured))
         if self.recorder is not None:
-            self.recorder.log(self.samples, epoch, row)
+            self.recorder.log(self.samples, epoch, self.rows[-1])
 
     # -- its run
 

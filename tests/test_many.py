@@ -133,6 +133,52 @@ def test_the_last_evaluation_is_kept_with_the_run(tmp_path):
     assert told["classes"] == list(TEST.classes)
 
 
+def agreement_and_kl(student, teacher):
+    """By another formula, in float64."""
+    batch = next(iter(TensorLoader(TEST, 60, shuffle=False, mean=TRAIN.mean, std=TRAIN.std)))
+    with torch.no_grad():
+        ours, theirs = (m.eval()(batch.images).double() for m in (student, teacher))
+    p, q = theirs.softmax(1), ours.softmax(1)
+    same = (ours.argmax(1) == theirs.argmax(1)).double().mean()
+    return float(same), float((p * (p.log() - q.log())).sum(1).mean())
+
+
+@pytest.mark.parametrize("teacher_table", [None, "auto", "a folder"])
+def test_each_student_is_compared_with_the_teacher(tmp_path, teacher_table):
+    if teacher_table == "a folder":
+        teacher_table = tmp_path / "tables"
+    test = TensorLoader(TEST, 60, shuffle=False, mean=TRAIN.mean, std=TRAIN.std)
+    teacher, students = make_teacher(), {"a": make_student(), "b": make_student(seed=1)}
+    results = distill_many(
+        students,
+        teacher,
+        make_loader(),
+        epochs=2,
+        valid_loaders={"test": test},
+        teacher_table=teacher_table,
+        root=tmp_path / "runs",
+    )
+    for result in results.values():
+        measured = result.metrics[-1]
+        agreement, kl = agreement_and_kl(result.model, teacher)
+        assert measured["agreement.test"] == pytest.approx(agreement)
+        assert measured["kl.test"] == pytest.approx(kl, rel=1e-2)
+        run = runs.find(result.run_uuid, tmp_path / "runs")
+        told = json.loads((run.path / "evaluation.json").read_text())
+        assert told["agreement"] == pytest.approx(agreement)
+
+
+def test_a_table_as_the_teacher_has_no_say_on_other_images(tmp_path):
+    test = TensorLoader(TEST, 60, shuffle=False, mean=TRAIN.mean, std=TRAIN.std)
+    with TeacherTable(make_teacher(), tmp_path, ImageInputs.of(make_loader())) as table:
+        table.fill()
+        results = distill_many(
+            {"a": make_student()}, table, make_loader(), epochs=1, valid_loaders={"test": test}
+        )
+    assert set(results["a"].metrics[-1]) >= {"accuracy.test", "ece.test"}
+    assert not any(name.startswith(("agreement", "kl")) for name in results["a"].metrics[-1])
+
+
 def test_labels_that_the_loss_ignores_are_not_evaluated(tmp_path):
     images = next(iter(TensorLoader(TEST, 60, shuffle=False, mean=TRAIN.mean, std=TRAIN.std)))[0]
     labels = TEST.labels.clone()
@@ -162,6 +208,8 @@ def test_metrics_name_the_loss_and_the_split_and_flags_come_back():
         "accuracy.test",
         "loss.test",
         "ece.test",
+        "agreement.test",
+        "kl.test",
     }
     assert len(result.metrics) == 2
     with torch.no_grad():
