@@ -83,9 +83,10 @@ class Scale:
     # Views of each image that a student sees, in training and in a search
     views: int = 16
     search_views: int = 8
-    # As all are trained. Two runs of one thread each do more than one run of two threads
+    # As all are trained; searches and small models run two at a time, the large one alone
     precision: str = "bf16"
     threads: int = 1
+    large_threads: int = 2
     # Images that the untrained teacher's running statistics are taken from
     statistics: int = 2560
     # Whether the large model may have learned nothing, as in a rehearsal of seconds
@@ -105,6 +106,7 @@ SMOKE = Scale(
     views=2,
     search_views=2,
     precision="fp32",
+    large_threads=1,
     statistics=128,
     weak_teacher=True,
 )
@@ -157,6 +159,7 @@ def large(scale: Scale, chosen: Mapping[str, Any]) -> Part:
     the experiment's own; `chosen` is what its search has found. `EARLIER` says what was before it.
     """
     values = {"epochs": scale.large_epochs, "seed": 0, **_common(scale), **chosen}
+    values["threads"] = scale.large_threads
     return Part("large", "large", LARGE, values)
 
 
