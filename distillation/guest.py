@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from distillation.criterion import Criterion
 from distillation.distiller import Distiller
 from distillation.errors import ConfigError, TeacherError
 from distillation.teacher import TeacherSource, as_teacher
@@ -73,7 +75,7 @@ class Guest:
     """Holds what was given as the teacher; makes its source, and distillers, when asked.
 
     After `release()` the teacher has its flags back; the next use borrows it again. A deepcopy
-    shares the teacher.
+    shares the teacher, and has losses, a balancer and (with its KDModule) an adapter of its own.
     """
 
     def __init__(
@@ -152,15 +154,20 @@ class Guest:
         self._training = mode
         if self._source is not None:
             self._source.train_with(mode)
+        for module in self._losses():
+            module.train(mode)
+
+    def _losses(self) -> list[nn.Module]:
+        """The losses and the balancer, which all distillers here share and no module holds."""
+        balancer = [] if self.loss_balancer is None else [self.loss_balancer]
+        return [Criterion(self.criterion).losses, *balancer]
 
     def apply(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Move the teacher as the student is moved, with what belongs to its losses."""
         lent = self._source is not None
         self.own_source._apply(fn)
-        for distiller in self._distillers.values():
-            distiller.loss_modules._apply(fn)
-            if distiller.loss_balancer is not None:
-                distiller.loss_balancer._apply(fn)
+        for module in self._losses():
+            module._apply(fn)
         if not lent:
             self.release()
 
@@ -186,7 +193,8 @@ class Guest:
         return Guest(
             self.given,
             mode=self.mode,
-            adapt=self.adapt,
-            criterion=self.criterion,
-            loss_balancer=self.loss_balancer,
+            # A bound method: `memo` knows the copy of the KDModule that it belongs to
+            adapt=copy.deepcopy(self.adapt, memo),
+            criterion=copy.deepcopy(self.criterion, memo),
+            loss_balancer=copy.deepcopy(self.loss_balancer, memo),
         )

@@ -193,7 +193,10 @@ class KDModule(nn.Module):
         return self.student(*args, **kwargs)
 
     def train(self, mode: bool = True) -> KDModule:
-        """Set the student's mode; the teacher follows with `run_teacher_on_eval=False` only."""
+        """Set the student's mode, and that of losses and balancer from `arch_params`.
+
+        The teacher follows with `run_teacher_on_eval=False` only.
+        """
         super().train(mode)
         if isinstance(self.teacher_input_adapter, nn.Module):
             self.teacher_input_adapter.train(mode and not self.run_teacher_on_eval)

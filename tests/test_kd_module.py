@@ -10,7 +10,12 @@ from distillation import KDModule, KDOutput, NormalizationAdapter
 from distillation.checkpoint import fingerprint
 from distillation.errors import CheckpointError, ConfigError, TeacherError
 from distillation.kd_module import make_kd_module
-from distillation.losses import MGDLoss, StaticLossBalancer
+from distillation.losses import (
+    MGDLoss,
+    ScheduledLossBalancer,
+    StaticLossBalancer,
+    UncertaintyLossBalancer,
+)
 
 
 class Conv(nn.Module):
@@ -196,6 +201,23 @@ def test_losses_between_layers_go_through_the_same_core():
     assert {n.split(".")[0] for n, _ in net.own_parameters()} == {"losses"}
 
 
+def test_a_batch_of_an_evaluation_is_no_step_of_a_scheduled_balancer():
+    balancer = ScheduledLossBalancer(0.5, steps=10)
+    _, _, net = pair(arch_params={"criterion": nn.MSELoss(), "loss_balancer": balancer})
+    for mode in (True, False, True):
+        task = net.train(mode)(X).student_output.square().mean()
+        net.distiller.compute_kd_loss(student_loss=task)
+    assert balancer.step == 2
+
+
+def test_losses_move_with_the_module_between_two_trainings():
+    loss = MGDLoss(4, 8)
+    _, _, net = pair(arch_params={"criterion": {("block", "block"): loss}})
+    net.release()
+    net.double()
+    assert next(loss.parameters()).dtype == torch.float64
+
+
 def test_another_student_takes_the_place_for_a_while():
     student, _, net = pair()
     other = copy.deepcopy(student).eval()
@@ -229,6 +251,22 @@ def test_a_copy_shares_the_teacher_and_not_the_student():
     assert copied.student is not student
     net.eval(), copied.eval()
     assert torch.equal(copied(X).student_output, net(X).student_output)
+
+
+def test_a_copy_has_an_adapter_of_its_own():
+    adapter = NormalizationAdapter([0.5], [0.2], [0.1], [0.7])
+    _, teacher, net = pair(arch_params={"teacher_input_adapter": adapter})
+    copied = copy.deepcopy(net)
+    copied.teacher_input_adapter.additive += 1
+    expected = teacher.eval()(copied.teacher_input_adapter(X))
+    assert torch.equal(copied(X).teacher_output, expected)
+
+
+def test_a_copy_has_losses_and_a_balancer_of_its_own():
+    options = {"criterion": {("block", "block"): MGDLoss(4, 8)}}
+    _, _, net = pair(arch_params={**options, "loss_balancer": UncertaintyLossBalancer(1)})
+    theirs = {id(p) for _, p in copy.deepcopy(net).own_parameters()}
+    assert theirs and not theirs & {id(p) for _, p in net.own_parameters()}
 
 
 def test_a_teacher_may_be_a_list_an_ensemble():
