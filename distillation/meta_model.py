@@ -55,6 +55,7 @@ class DistillationModel(Carried):
         if carried.only_teacher:
             return running(carried.distiller.teacher).run(args, kwargs)
         if carried.only_student:
+            carried.distiller.clear()  # an earlier pass is not this one's loss
             return self._student_forward(*args, **kwargs)
         return carried.distiller.run(self._student_forward, args, kwargs)
 

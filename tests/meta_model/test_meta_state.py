@@ -194,6 +194,15 @@ def test_the_student_alone_leaves_nothing_for_a_loss():
         model.compute_kd_loss()
 
 
+def test_the_student_alone_drops_the_pass_before_it():
+    model = converted(*pair())
+    model(batch(seed=1)[0])
+    with model.only_student_forward():
+        model(batch(seed=2)[0])
+    with pytest.raises(DistillationError, match="Run the student's forward first"):
+        model.compute_kd_loss()
+
+
 def test_train_and_eval_return_the_model_and_leave_the_teacher():
     student, teacher = pair()
     model = converted(student, teacher)
