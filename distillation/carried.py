@@ -14,13 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from distillation.class_swap import swapped_class, without
 from distillation.distiller import Distiller
 from distillation.errors import DistillationError
-from distillation.teacher import TeacherSource
 
 LOSSES, BALANCER, TEACHER = "_loss_modules", "_loss_balancer", "_teacher_model"
 
@@ -112,7 +110,7 @@ class Carried(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Carried:
         super()._apply(fn, recurse)
         if recurse:
-            follow(self._kd.distiller.teacher, fn)
+            self._kd.distiller.teacher.move_like(fn)
         return self
 
     # State --------------------------------------------------------------------------------
@@ -217,24 +215,3 @@ def reattach(model: nn.Module, kd: KD, cls: type) -> None:
     if kd.later_forward is not None:
         model.__dict__["forward"] = kd.later_forward
     model.__dict__["_kd"] = kd
-
-
-def follow(teacher: TeacherSource, fn: Callable[[Tensor], Tensor]) -> None:
-    """Move and cast the teacher as `fn`, which `nn.Module._apply` was given, does with a tensor.
-
-    Only device, dtype and memory format follow: what else `fn` does to its tensors (`to_empty`
-    throws their values away) is not done to the teacher.
-    """
-    parameters = () if teacher.module is None else teacher.module.parameters()
-    like = next((p for p in parameters if p.is_floating_point()), torch.empty(0))
-    probe = torch.ones(1, 2, 2, 2, dtype=like.dtype, device=like.device)
-    moved = fn(probe)
-    change: dict[str, Any] = {}
-    if moved.device != probe.device and moved.device.type != "meta":
-        change["device"] = moved.device
-    if moved.dtype != probe.dtype:
-        change["dtype"] = moved.dtype
-    if moved.is_contiguous(memory_format=torch.channels_last) and not moved.is_contiguous():
-        change["memory_format"] = torch.channels_last
-    if change:
-        teacher.to(**change)

@@ -185,6 +185,11 @@ class EnsembleTeacher(TeacherSource):
             source._apply(fn)
         return self
 
+    def move_like(self, fn: Callable[[Tensor], Tensor]) -> EnsembleTeacher:
+        for source in self.sources:
+            source.move_like(fn)
+        return self
+
     def __repr__(self) -> str:
         return f"EnsembleTeacher({self.sources}, {self.weights}, {self.average!r})"
 

@@ -83,17 +83,14 @@ class TeacherSource(ABC):
 
     def to(self, *args: Any, **kwargs: Any) -> TeacherSource:
         """Move to a device or floating dtype, as `nn.Module.to` does."""
-        if self.module is not None:
-            device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(*args, **kwargs)
-            if memory_format is not None:
-                self.module.to(memory_format=memory_format)
+        device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(*args, **kwargs)
 
-            def move(tensor: Tensor) -> Tensor:
-                floating = tensor.is_floating_point() or tensor.is_complex()
-                return tensor.to(device, dtype if floating else None, non_blocking)
+        def move(tensor: Tensor) -> Tensor:
+            floating = tensor.is_floating_point() or tensor.is_complex()
+            form = {} if tensor.dim() not in (4, 5) else {"memory_format": memory_format}
+            return tensor.to(device, dtype if floating else None, non_blocking, **form)
 
-            self._apply(move)
-        return self
+        return self._apply(move)
 
     def half(self) -> TeacherSource:
         """Cast floating-point weights to float16."""
@@ -114,6 +111,25 @@ class TeacherSource(ABC):
     def _apply(self, fn: Callable[[Tensor], Tensor]) -> TeacherSource:
         """`nn.Module._apply` for the teacher: what reaches the student's tensors reaches its."""
         return self
+
+    def move_like(self, fn: Callable[[Tensor], Tensor]) -> TeacherSource:
+        """Move and cast the teacher as `fn`, which `nn.Module._apply` was given, does a tensor.
+
+        Only device, dtype and memory format follow: what else `fn` does to its tensors (`to_empty`
+        throws their values away) is not done to the teacher.
+        """
+        parameters = () if self.module is None else self.module.parameters()
+        like = next((p for p in parameters if p.is_floating_point()), torch.empty(0))
+        probe = torch.ones(1, 2, 2, 2, dtype=like.dtype, device=like.device)
+        moved = fn(probe)
+        change: dict[str, Any] = {}
+        if moved.device != probe.device and moved.device.type != "meta":
+            change["device"] = moved.device
+        if moved.dtype != probe.dtype:
+            change["dtype"] = moved.dtype
+        if moved.is_contiguous(memory_format=torch.channels_last) and not moved.is_contiguous():
+            change["memory_format"] = torch.channels_last
+        return self.to(**change) if change else self
 
     def __deepcopy__(self, memo: dict) -> TeacherSource:
         return self.share()

@@ -70,6 +70,10 @@ class AdaptedTeacher(TeacherSource):
         self.source._apply(fn)
         return self
 
+    def move_like(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> AdaptedTeacher:
+        self.source.move_like(fn)
+        return self
+
 
 class Guest:
     """Holds what was given as the teacher; makes its source, and distillers, when asked.
@@ -163,9 +167,9 @@ class Guest:
         return [Criterion(self.criterion).losses, *balancer]
 
     def apply(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Move the teacher as the student is moved, with what belongs to its losses."""
+        """Move the teacher as the student is moved, and do to the losses what is done to it."""
         lent = self._source is not None
-        self.own_source._apply(fn)
+        self.own_source.move_like(fn)
         for module in self._losses():
             module._apply(fn)
         if not lent:

@@ -173,6 +173,14 @@ def test_the_fingerprint_tells_members_weights_and_average_apart():
     assert same == EnsembleTeacher([one, two]).fingerprint
 
 
+@pytest.mark.parametrize("move", ["to", "move_like"])
+def test_a_model_beside_a_table_is_moved(move):
+    model = nn.Linear(3, 2)
+    ensemble = EnsembleTeacher([Fixed(A), model])
+    getattr(ensemble, move)(torch.float64 if move == "to" else torch.Tensor.double)
+    assert model.weight.dtype is torch.float64
+
+
 def test_casts_modes_and_samples_reach_every_member():
     one, two = nn.Linear(3, 2), nn.Linear(3, 2)
     ensemble = EnsembleTeacher([FrozenTeacher(one, mode="follow"), two])

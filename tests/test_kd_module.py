@@ -129,6 +129,13 @@ def test_an_adapter_module_moves_with_the_module_but_is_not_trained():
     assert {n.split(".")[0] for n, _ in net.named_parameters()} == {"student"}
 
 
+def test_emptying_the_module_does_not_empty_the_teacher():
+    _, teacher, net = pair()
+    before = fingerprint(teacher)
+    net.to_empty(device="cpu")
+    assert fingerprint(teacher) == before
+
+
 @pytest.mark.parametrize("key", ["teacher_adapter", "input_adapter"])
 def test_unknown_arch_params_are_refused(key):
     with pytest.raises(ConfigError, match=r"'teacher_input_adapter'"):
