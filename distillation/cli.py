@@ -17,6 +17,9 @@ import typer.main
 from distillation.errors import ConfigError, DistillationError, unknown
 from distillation.pipes import ends_with_its_reader
 
+# click's class, which newer typers hold within themselves
+_UsageError = typer.BadParameter.__mro__[1]
+
 # name -> module:function; the function's docstring is the help
 COMMANDS = {
     "runs": "distillation.commands.runs:runs",
@@ -53,14 +56,13 @@ class LazyCommands(typer.core.TyperGroup):
 app = typer.Typer(
     cls=LazyCommands,
     add_completion=False,
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
 
-@app.callback()
-def _root() -> None:
+@app.callback(invoke_without_command=True)
+def _root(context: typer.Context) -> None:
     """Train from recipes; find, compare, evaluate, export and remove recorded runs.
 
     Runs are looked for under --runs ROOT, else in DISTILLATION_RUNS, else in ./logs. A run is named
@@ -68,6 +70,9 @@ def _root() -> None:
 
     Example: distill runs --experiment digits
     """
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -80,9 +85,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="replace")  # a terminal that lacks a character
     with ends_with_its_reader():
         try:
-            typer.main.get_command(app).main(args=arguments, prog_name="distill")
+            # Not standalone: click would print its errors in another form than ours
+            command = typer.main.get_command(app)
+            code = command.main(args=arguments, prog_name="distill", standalone_mode=False)
         except DistillationError as error:
-            sys.exit(_fail(str(error)))
+            code = _fail(str(error))
+        except _UsageError as error:
+            code = _fail(_usage(error))
+        except typer.Abort:  # Ctrl-D, or Ctrl-C, at a question
+            print("\naborted", file=sys.stderr)
+            code = 1
+        sys.exit(code or 0)
+
+
+def _usage(error: Exception) -> str:
+    """What is wrong with the arguments, and which command says what is right."""
+    context = error.ctx
+    told = f"`{context.command_path} --help`" if context else "--help"
+    if context and hasattr(error, "possibilities"):  # an option that there is not
+        options = [name for p in context.command.get_params(context) for name in p.opts]
+        return unknown("option", error.option_name, options, told)
+    message = error.format_message().rstrip(".")
+    return f"{message[:1].lower()}{message[1:]}; {told} says what it takes"
 
 
 def _fail(message: str) -> int:

@@ -39,11 +39,21 @@ class TrustError(DistillationError, ValueError):
 
 
 def nearest(name: str, valid: Iterable[str], n: int = 3) -> list[str]:
-    """The at most `n` names in `valid` that look most like `name`, best first."""
+    """The at most `n` names in `valid` that look most like `name`, best first.
+
+    Beside a name that is much more like it, another one is left out.
+    """
     names = [str(v) for v in valid]
-    folded = {v.casefold(): v for v in reversed(names)}
-    close = difflib.get_close_matches(str(name).casefold(), list(folded), n=n, cutoff=0.5)
-    return [folded[c] for c in close]
+    word, *known = (_compared(v) for v in [str(name), *names])
+    folded = dict(zip(reversed(known), reversed(names), strict=True))
+    close = difflib.get_close_matches(word, list(folded), n=n, cutoff=0.5)
+    likeness = [difflib.SequenceMatcher(None, c, word).ratio() for c in close]
+    return [folded[c] for c, like in zip(close, likeness, strict=True) if like > likeness[0] - 0.2]
+
+
+def _compared(name: str) -> str:
+    """What of a name is compared: not its case, and not the dashes that all options begin with."""
+    return name.casefold().lstrip("-")
 
 
 def unknown(kind: str, name: object, valid: Iterable[str], listed: str | None = None) -> str:

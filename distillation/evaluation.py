@@ -12,7 +12,7 @@ from torch import nn
 from distillation import data as datasets
 from distillation.errors import ConfigError, DistillationError, RunError, TeacherError, unknown
 from distillation.frozen_teacher import FrozenTeacher
-from distillation.runs import Run, lock
+from distillation.runs import Run, lock, store
 from distillation.transfer import Evaluation, Tally, write
 
 DATASETS = ("cifar10", "digits")
@@ -163,11 +163,13 @@ def _specification(run: Run) -> Mapping | None:
 def _teacher(run: Run, trust: Iterable, device: str | torch.device) -> tuple[Run, nn.Module]:
     """The teacher's run, and its model as the student had it.
 
-    Raises TeacherError when it is not in the store, or not what it was; else as `load_model`.
+    Raises TeacherError when it is not in the store, cannot be read, or is not what it was; else as
+    `load_model`.
     """
     parent = run.parent
     if parent is None:
-        raise TeacherError(f"run {run.parent_uuid} is not in this store")
+        why = store.why_absent(run.parent_uuid, run.path.parent.parent)
+        raise TeacherError(f"run {run.parent_uuid} is {why}")
     recorded = run.info.get("teacher")
     recorded = recorded if isinstance(recorded, Mapping) else {}
     step = {**(recorded.get("made_by") or {}), **recorded}.get("step")

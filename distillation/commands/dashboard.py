@@ -37,8 +37,6 @@ def dashboard(
         ) from error
 
     place = root(runs)
-    if place.exists() and not place.is_dir():
-        raise ConfigError(f"--runs {place}: a file, where a folder of runs is wanted")
     if not place.is_dir():
         print(f"no runs in {place} yet; they are shown as they come", file=sys.stderr)
     door = serve.open_door(host, port)

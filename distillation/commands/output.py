@@ -85,6 +85,14 @@ def moment(iso: str | None) -> str:
     return iso[:16].replace("T", " ") if iso else "-"
 
 
+def size(count: int) -> str:
+    """Bytes: `512 bytes`, `60.7 kB`, `1.25 MB`, `3.10 GB`"""
+    for factor, unit, digits in ((1e9, "GB", 2), (1e6, "MB", 2), (1e3, "kB", 1)):
+        if count >= factor:
+            return f"{count / factor:.{digits}f} {unit}"
+    return f"{count} bytes"
+
+
 def _coloured() -> bool:
     return (
         sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

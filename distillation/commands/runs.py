@@ -53,6 +53,8 @@ def runs(
     if reverse:
         ordered.reverse()
     shown = ordered[:limit]
+    if not place.exists():
+        print(f"there is no folder {place}", file=sys.stderr)
     if json:
         output.print_json([_facts(run) for run in shown])
     elif not found:

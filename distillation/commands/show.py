@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from typing import Annotated
 
 import typer
@@ -11,7 +12,10 @@ from distillation.commands import output
 from distillation.commands.output import Json
 from distillation.runs import Run, store
 from distillation.runs.compare import flat
-from distillation.runs.metrics import best_values, is_quiet
+from distillation.runs.metrics import best_values, is_quiet, readable
+from distillation.runs.places import METRICS
+
+_NAMED = 5  # unreadable lines that are named
 
 
 def show(
@@ -27,14 +31,19 @@ def show(
     Example: distill show 3fa9
     """
     found = store.find_whole(run, runs)
+    rows, damaged = readable(found.path / METRICS)
+    if damaged:
+        which = ", ".join(map(str, damaged[:_NAMED])) + (", …" if len(damaged) > _NAMED else "")
+        lines = f"{len(damaged)} line{'s' * (len(damaged) > 1)}"
+        print(f"left out {lines} of {METRICS} that cannot be read: {which}", file=sys.stderr)
+    best = best_values(rows)
     if json:
-        output.print_json(_record(found))
+        output.print_json(_record(found, best))
         return
     output.print_facts(_facts(found))
     if found.config:
         output.print_heading("config")
         output.print_facts(flat(found.config))
-    best = best_values(found.metrics)
     names = [name for name in sorted(found.summary) if all or not is_quiet(name)]
     if names:
         output.print_heading("metrics")
@@ -71,8 +80,8 @@ def _facts(run: Run) -> dict[str, object]:
         "seed": None if run.seed is None else str(run.seed),
         "model": model.get("target"),
         **flat(run.facts),
-        "teacher": _relative(run.parent_uuid, run.parent),
-        "students": ", ".join(_relative(child.uuid, child) for child in store.children(run)),
+        "teacher": _teacher(run),
+        "students": ", ".join(f"{c.uuid} ({c.experiment})" for c in store.children(run)),
         "checkpoints": _checkpoints(run),
         "folder": str(run.path),
     }
@@ -82,7 +91,9 @@ def _facts(run: Run) -> dict[str, object]:
 def _relative(uuid: str | None, run: Run | None) -> str:
     if uuid is None:
         return ""
-    return f"{uuid} ({run.experiment})" if run else f"{uuid} (not in this store)"
+    found = run.parent
+    place = found.experiment if found else store.why_absent(run.parent_uuid, run.path.parent.parent)
+    return f"{run.parent_uuid} ({place})"
 
 
 def _checkpoints(run: Run) -> str:
@@ -90,7 +101,7 @@ def _checkpoints(run: Run) -> str:
     return ", ".join(f"{step}{marks.get(step, '')}" for step in run.checkpoints) or "none"
 
 
-def _record(run: Run) -> dict:
+def _record(run: Run, best: dict[str, tuple[float, int]]) -> dict:
     parent = run.parent
     return {
         **run.info,
@@ -100,10 +111,7 @@ def _record(run: Run) -> dict:
         "config": run.config,
         "checkpoints": run.checkpoints,
         "best_step": run.best_step,
-        "best": {
-            name: {"value": value, "step": step}
-            for name, (value, step) in best_values(run.metrics).items()
-        },
+        "best": {name: {"value": value, "step": step} for name, (value, step) in best.items()},
         "parent_experiment": parent.experiment if parent else None,
         "children": [child.uuid for child in store.children(run)],
     }

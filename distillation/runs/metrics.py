@@ -13,6 +13,7 @@ from distillation.errors import ConfigError, RunError
 from distillation.files import atomic_write, dumps
 
 KEYS = ("step", "epoch", "time")
+_NUMBER = (int, float, type(None))
 MAXIMISED = ("accuracy", "agreement", "top1", "top5", "f1", "iou", "miou", "recall", "precision")
 
 
@@ -95,20 +96,22 @@ def read(path: Path) -> list[dict]:
     Raises:
         RunError: a row before the last cannot be read; it is named by its line.
     """
+    rows, damaged = readable(path)
+    if damaged and damaged[0] < len(rows) + len(damaged):  # the last one may be
+        raise RunError(f"{path} is damaged: line {damaged[0]} is no metrics row")
+    return rows
+
+
+def readable(path: Path) -> tuple[list[dict], list[int]]:
+    """The rows that can be read, and the numbers, from 1, of the complete lines that cannot."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
-        return []
+        return [], []
     lines.pop()  # empty, or torn
-    rows = []
-    for number, line in enumerate(lines, 1):
-        row = _row(line)
-        if row is None:
-            if number == len(lines):
-                break
-            raise RunError(f"{path} is damaged: line {number} is no metrics row")
-        rows.append(row)
-    return rows
+    found = [_row(line) for line in lines]
+    damaged = [number for number, row in enumerate(found, 1) if row is None]
+    return [row for row in found if row is not None], damaged
 
 
 def last_values(rows: list[dict]) -> dict[str, float | None]:
@@ -168,10 +171,10 @@ def whole(what: str, value: object) -> int:
 def _row(line: bytes) -> dict | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     whole = isinstance(row, dict) and isinstance(row.get("step"), int)
-    return row if whole else None
+    return row if whole and all(isinstance(v, _NUMBER) for v in row.values()) else None
 
 
 def _cut_torn_row(path: Path) -> None:

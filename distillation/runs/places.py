@@ -23,10 +23,15 @@ _EXPERIMENT = re.compile(r"[A-Za-z0-9_][\w .+=,-]*", re.ASCII)
 
 
 def root(root: str | os.PathLike | None = None) -> Path:
-    """The root of the run store: the argument, else `DISTILLATION_RUNS`, else `./logs`."""
-    if root is not None:
-        return Path(root).expanduser()
-    return Path(os.environ.get("DISTILLATION_RUNS") or "logs").expanduser()
+    """The root of the run store: the argument, else `DISTILLATION_RUNS`, else `./logs`.
+
+    It need not be there yet. Raises ConfigError where it is a file.
+    """
+    given = root if root is not None else os.environ.get("DISTILLATION_RUNS") or "logs"
+    place = Path(given).expanduser()
+    if place.exists() and not place.is_dir():
+        raise ConfigError(f"root of the runs {place}: a file, where a folder of runs is wanted")
+    return place
 
 
 def is_uuid(text: str) -> bool:

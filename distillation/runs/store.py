@@ -13,6 +13,7 @@ from distillation.runs.places import STATUSES, is_experiment, is_uuid, normal, p
 from distillation.runs.run import Run
 
 _SHOWN = 8  # runs that a message lists
+_NO_FOLDER = "there is no such folder"
 
 
 def list_runs(
@@ -73,14 +74,7 @@ def find(uuid_or_prefix: str, root: str | os.PathLike | None = None) -> Run:
             it has no such checkpoint.
     """
     prefix, step = parse(uuid_or_prefix)
-    wanted = normal(prefix)
-    folders = list(run_folders(root))
-    matches = [f for f in folders if wanted and f.name.startswith(wanted)]
-    if len(matches) > 1:
-        raise RunError(f"{prefix!r} begins {len(matches)} runs; give more of it:{_lines(matches)}")
-    if not matches:
-        raise RunError(_unknown_run(prefix, wanted, folders, places.root(root)))
-    run = Run.read(matches[0])
+    run = _read(_locate(prefix, root))
     if step is not None:
         run.step = run.resolve_step(step)
     return run
@@ -88,10 +82,18 @@ def find(uuid_or_prefix: str, root: str | os.PathLike | None = None) -> Run:
 
 def find_whole(text: str, root: str | os.PathLike | None = None) -> Run:
     """`find`, for what is done to a whole run: `RUN@step` is refused. Raises RunError."""
+    return _read(find_folder(text, root))
+
+
+def find_folder(text: str, root: str | os.PathLike | None = None) -> Path:
+    """The folder of the run that `find_whole` finds, also where its run.json cannot be read.
+
+    Raises RunError.
+    """
     name, step = parse(text)
     if step is not None:
         raise RunError(f"{text!r} names a step, but this is about the whole run: say {name!r}")
-    return find(name, root)
+    return _locate(name, root)
 
 
 def by_uuid(uuid: str, root: str | os.PathLike | None = None) -> Run | None:
@@ -105,39 +107,79 @@ def by_uuid(uuid: str, root: str | os.PathLike | None = None) -> Run | None:
     return None
 
 
+def why_absent(uuid: str, root: str | os.PathLike | None = None) -> str:
+    """Why `by_uuid` finds no run: it is not in this store, or it is and cannot be read."""
+    for folder in run_folders(root):
+        if folder.name == uuid:
+            try:
+                Run.read(folder)
+            except RunError as error:
+                return f"in this store, but {error}"
+    return "not in this store"
+
+
 def children(run: Run) -> list[Run]:
     """The runs whose teacher `run` was, newest first."""
     return [r for r in list_runs(run.path.parent.parent) if r.parent_uuid == run.uuid]
 
 
-def remove(run: Run | str, force: bool = False, root: str | os.PathLike | None = None) -> Run:
-    """Delete a run with its checkpoints; returns what it was.
+def remove(
+    run: Run | Path | str, force: bool = False, root: str | os.PathLike | None = None
+) -> None:
+    """Delete a run, or the folder of one, with its checkpoints.
 
     Raises:
-        RunError: it is running; or it is the teacher of others (they are listed) and `force` is
-            not given.
+        RunError: it is running; or, where `force` is not given, it is the teacher of others (they
+            are listed), or its run.json cannot be read.
     """
-    if not isinstance(run, Run):
-        run = find_whole(run, root)
+    folder = run.path if isinstance(run, Run) else run
+    folder = find_folder(folder, root) if isinstance(folder, str) else folder
+    if not force:
+        check_removable(folder)
+    held = lock.hold(folder)
+    try:
+        with files.explained(folder):
+            files.remove_folder(folder)
+    finally:
+        held.release()
+
+
+def check_removable(folder: Path) -> Run:
+    """The run in `folder`, which is removed without force. Raises RunError as `remove` does."""
+    run = _read(folder)
     students = children(run)
-    if students and not force:
+    if students:
         raise RunError(
             f"run {run.label} is the teacher of {len(students)}; remove them first, or force it:"
             + _lines([s.path for s in students])
         )
-    held = lock.hold(run.path)
-    try:
-        with files.explained(run.path):
-            files.remove_folder(run.path)
-    finally:
-        held.release()
     return run
+
+
+def _locate(prefix: str, root: str | os.PathLike | None) -> Path:
+    wanted = normal(prefix)
+    folders = list(run_folders(root))
+    matches = [f for f in folders if wanted and f.name.startswith(wanted)]
+    if len(matches) > 1:
+        raise RunError(f"{prefix!r} begins {len(matches)} runs; give more of it:{_lines(matches)}")
+    if not matches:
+        raise RunError(_unknown_run(prefix, wanted, folders, places.root(root)))
+    return matches[0]
+
+
+def _read(folder: Path) -> Run:
+    try:
+        return Run.read(folder)
+    except RunError as error:
+        raise RunError(
+            f"{error}; mend it, or remove the run: distill rm {folder.name[:8]} --force"
+        ) from error
 
 
 def _unknown_run(prefix: str, wanted: str, folders: list[Path], root: Path) -> str:
     unknown_run = f"unknown run {prefix!r} in {root}"
     if not folders:
-        return f"{unknown_run}: there are no runs"
+        return f"{unknown_run}: " + ("there are no runs" if root.is_dir() else _NO_FOLDER)
     close = _nearest_runs(wanted, folders)
     if close:
         return f"{unknown_run}; the nearest are:{_lines(close)}"

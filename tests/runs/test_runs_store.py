@@ -142,6 +142,8 @@ def test_the_name_of_an_experiment_lists_its_newest_runs(tmp_path):
 
 def test_an_empty_store_says_so(tmp_path):
     with pytest.raises(RunError, match=r"unknown run 'ab' in .*: there are no runs"):
+        runs.find("ab", tmp_path)
+    with pytest.raises(RunError, match=r"unknown run 'ab' in .*: there is no such folder"):
         runs.find("ab", tmp_path / "absent")
 
 
