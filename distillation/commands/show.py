@@ -88,8 +88,8 @@ def _facts(run: Run) -> dict[str, object]:
     return {name: value for name, value in facts.items() if value not in (None, "")}
 
 
-def _relative(uuid: str | None, run: Run | None) -> str:
-    if uuid is None:
+def _teacher(run: Run) -> str:
+    if run.parent_uuid is None:
         return ""
     found = run.parent
     place = found.experiment if found else store.why_absent(run.parent_uuid, run.path.parent.parent)
