@@ -52,7 +52,10 @@ class SampledTargets(NamedTuple):
         return zeros.scatter_add_(1, self.ids, torch.full((n, k), 1.0 / k, device=zeros.device))
 
     def to(self, *args, **kwargs) -> SampledTargets:
-        return self._replace(ids=self.ids.to(*args, **kwargs), entropy=self.entropy.to(*args))
+        """On another device; a dtype, as in `nn.Module.to`, is that of what floats: the entropy."""
+        device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+        ids = self.ids.to(device, None, non_blocking)
+        return self._replace(ids=ids, entropy=self.entropy.to(device, dtype, non_blocking))
 
 
 class Codec(Protocol):

@@ -110,6 +110,12 @@ def test_sampled_probabilities_sum_to_one_and_need_k_plus_one_half_floats(k):
     assert Sampled(k).width((CLASSES,)) == k + 1
 
 
+def test_sampled_targets_move_as_a_whole():
+    targets = through(Sampled(3), teacher_logits(2)).to(device="meta", dtype=torch.float64)
+    assert targets.ids.is_meta and targets.ids.dtype is torch.int64
+    assert targets.entropy.is_meta and targets.entropy.dtype is torch.float64
+
+
 @pytest.mark.parametrize("codec", [Dense(), TopK(3), Sampled(5, temperature=2.0, seed=9)])
 def test_a_codec_is_made_again_from_its_description(codec):
     assert codec_of(codec.describe()) == codec
