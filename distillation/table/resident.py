@@ -19,7 +19,7 @@ from distillation.frozen_teacher import TeacherSource
 from distillation.table.codecs import Dense
 from distillation.table.filling import present
 from distillation.table.inputs import Inputs
-from distillation.table.teacher_table import KEYS, TeacherTable
+from distillation.table.teacher_table import KEYS, TeacherTable, host_key
 
 # Of the device's free memory, where it tells; the rest is the student's.
 _SHARE = 0.25
@@ -32,7 +32,8 @@ class ResidentTable(TeacherSource):
     at once for every round through its samples. The first call is always the table's, which
     compares the pictures with their keys. From then on a call with `(sample=…, view=…)`, int64
     `[batch]`, is one gather on the device; a key that no entry belongs to gives NaN, never
-    another's output. Values are float32, those the table gives, on `device`.
+    another's output. Where keys are on the host, one outside the table is a `ShapeError`, as the
+    table has it. Values are float32, those the table gives, on `device`.
 
     Takes `table` over: `release()` releases it. Raises `ConfigError` for a table with layers or
     with another storage form than `Dense()`, and for one that does not fit the device.
@@ -48,7 +49,7 @@ class ResidentTable(TeacherSource):
         self.table, self.device = table, torch.device(device)
         self.values: Tensor | None = None
         self._several = table.inputs.views > 1
-        self._views = table.inputs.views
+        self._samples, self._views = table.inputs.samples, table.inputs.views
         self._asked, self._next_look = 0, 1
 
     def __call__(
@@ -58,8 +59,18 @@ class ResidentTable(TeacherSource):
             return self._ask(args, kwargs, sample, view)
         if sample is None or (view is None and self._several):
             raise TeacherError(KEYS)
-        place = sample * self._views if view is None else sample * self._views + view
-        return self.values.index_select(0, place.to(self.device, non_blocking=True)).float()
+        place = self._place(sample, view).to(self.device, non_blocking=True)
+        return self.values.index_select(0, place).float()
+
+    def _place(self, sample: Tensor, view: Tensor | None) -> Tensor:
+        """The rows of these keys, `[batch]`; of one outside the table the last, which is NaN."""
+        view = torch.zeros_like(sample) if view is None else view
+        if sample.device.type == "cpu" and not torch.compiler.is_compiling():
+            host_key(sample, "sample", self._samples)
+            host_key(view, "view", self._views)
+        inside = (sample >= 0) & (sample < self._samples) & (view >= 0) & (view < self._views)
+        place = sample * self._views + view
+        return place.where(inside, self._samples * self._views)
 
     @torch.compiler.disable(reason="a look-up reads files; the student is compiled around it")
     def _ask(self, args: tuple, kwargs: dict, sample: Any, view: Any) -> Tensor:
@@ -77,7 +88,8 @@ class ResidentTable(TeacherSource):
         """All stored entries, read and checked once, at their places on the device."""
         entries = self.table.entries
         samples, views, width = entries.manifest.shape
-        values = np.full((samples * views, width), np.nan, dtype=np.float16)
+        # One row more: that of keys outside the table
+        values = np.full((samples * views + 1, width), np.nan, dtype=np.float16)
         keys = np.argwhere(entries.storage.filled_map())
         for part in np.array_split(keys, max(1, len(keys) // 65_536)):
             flat = part[:, 0] * views + part[:, 1]

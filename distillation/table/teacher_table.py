@@ -118,8 +118,8 @@ class TeacherTable(TeacherSource):
         inputs = self.entries.inputs
         if sample is None or (view is None and inputs.views > 1):
             raise TeacherError(KEYS)
-        samples = _key(sample, "sample", inputs.samples)
-        views = np.zeros_like(samples) if view is None else _key(view, "view", inputs.views)
+        samples = host_key(sample, "sample", inputs.samples)
+        views = np.zeros_like(samples) if view is None else host_key(view, "view", inputs.views)
         inputs.check(samples, views, args, kwargs)
         missing = self.entries.missing(samples, views)
         if not self.entries.compared and has_tensor(args, kwargs):
@@ -245,7 +245,8 @@ class TeacherTable(TeacherSource):
         return repair(self.entries)
 
 
-def _key(index: Tensor, name: str, size: int) -> np.ndarray:
+def host_key(index: Tensor, name: str, size: int) -> np.ndarray:
+    """The numbers of a key, `[batch]`; `ShapeError` for no int64, and for one outside the table."""
     if not isinstance(index, Tensor) or index.dtype != torch.int64 or index.dim() != 1:
         kind = f"{index.dtype} {list(index.shape)}" if isinstance(index, Tensor) else type(index)
         raise ShapeError(f"{name} must be an int64 tensor [batch], got {kind}")

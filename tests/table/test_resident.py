@@ -7,7 +7,7 @@ import torch
 from table_case import make_teacher, make_views
 
 from distillation.data import TensorLoader
-from distillation.errors import ConfigError, TeacherError
+from distillation.errors import ConfigError, ShapeError, TeacherError
 from distillation.losses import LogitsDistillationLoss
 from distillation.models.digits import DigitsSmallModel
 from distillation.table import ImageInputs, ResidentTable, Sampled, TeacherTable, with_table
@@ -91,6 +91,26 @@ def test_keys_without_an_entry_give_nan_and_not_another_view(filled, loader):
     hidden = next(view for view in range(9) if view not in shown)
     resident = looked_up(filled, loader.batch(0, 0))
     assert resident(sample=torch.tensor([0]), view=torch.tensor([hidden])).isnan().all()
+    resident.release()
+
+
+OUTSIDE = [(0, 9), (0, -1), (-1, 0), (320, 0)]  # of 320 samples in 9 views
+
+
+@pytest.mark.parametrize(("sample", "view"), OUTSIDE)
+def test_keys_outside_the_table_give_nan_and_not_a_neighbours_entry(filled, loader, sample, view):
+    """As keys on a GPU do, whose values the host never sees: in a compiled step it sees none."""
+    resident = looked_up(filled, loader.batch(0, 0))
+    look_up = torch.compile(resident.__call__, backend="eager", fullgraph=True)
+    assert look_up(sample=torch.tensor([sample]), view=torch.tensor([view])).isnan().all()
+    resident.release()
+
+
+@pytest.mark.parametrize(("sample", "view"), OUTSIDE)
+def test_keys_on_the_host_outside_the_table_are_named(filled, loader, sample, view):
+    resident = looked_up(filled, loader.batch(0, 0))
+    with pytest.raises(ShapeError, match="is outside the table"):
+        resident(sample=torch.tensor([sample]), view=torch.tensor([view]))
     resident.release()
 
 
