@@ -19,9 +19,7 @@ from distillation.errors import ConfigError, DistillationError, unknown
 from distillation.runs.store import by_uuid
 from experiments.command_line import Parser, add_short_forms, given_values
 from experiments.config_check import check, fields, refuse
-
-# What may be another on `--resume` though some runs have ended: where and how, not what
-_ANY_TIME = ("data", "device", "save_seconds", "log_every", "tracker")
+from experiments.resuming import ANY_TIME
 
 
 @dataclass
@@ -84,7 +82,7 @@ def _refuse_too_late(part: Part, run: runs.Run, given: dict[str, str]) -> None:
     known = fields(configs)
     for key, value in check(configs, {k: v for k, v in given.items() if k in known}).items():
         had = run.config.get(key)
-        if had != value and key not in _ANY_TIME:
+        if had != value and key not in ANY_TIME:
             raise ConfigError(
                 f"{part.title!r} has ended with {key}={had!r} (run {run.uuid}), so the chain "
                 f"cannot go on with {key}={value!r}; begin a new one, without --resume"

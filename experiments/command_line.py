@@ -19,6 +19,7 @@ from distillation.devices import leave
 from distillation.errors import ConfigError, DistillationError, RunError, unknown
 from distillation.pipes import ends_with_its_reader
 from experiments.config_check import check, listing, resolve
+from experiments.resuming import refuse_other_values
 
 SHORT_FORMS = {
     "--data": ("data", "folder or archive of the images (else DISTILLATION_DATA, the cache)"),
@@ -176,9 +177,12 @@ def parse(
             "a student needs a teacher: --teacher RUN, the UUID (or its beginning) that the large "
             "model's training printed last; `distill runs` lists all"
         )
+    config = resolve(configs, values)
+    if parsed.resume:
+        refuse_other_values(run, config)
     return Options(
         values=values,
-        config=resolve(configs, values),
+        config=config,
         root=root,
         resume=parsed.resume,
         teacher=getattr(parsed, "teacher", None),

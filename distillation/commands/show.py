@@ -73,6 +73,7 @@ def _facts(run: Run) -> dict[str, object]:
         "error": info.get("error"),
         "started": run.started,
         "ended": run.ended,
+        "resumed": _resumed(info.get("resumed") or []),
         "command": shlex.join(info.get("command") or []),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "threads": info.get("threads"),
@@ -86,6 +87,16 @@ def _facts(run: Run) -> dict[str, object]:
         "folder": str(run.path),
     }
     return {name: value for name, value in facts.items() if value not in (None, "")}
+
+
+def _resumed(again: list[dict]) -> str:
+    """How often, and what was set anew: `2 times; epochs 1 → 2`"""
+    if not again:
+        return ""
+    changed = [pair for entry in again for pair in (entry.get("changed") or {}).items()]
+    said = [f"{key} {before} → {now}" for key, (before, now) in changed]
+    times = "once" if len(again) == 1 else f"{len(again)} times"
+    return "; ".join([times, *said])
 
 
 def _teacher(run: Run) -> str:

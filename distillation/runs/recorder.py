@@ -242,10 +242,19 @@ class Recorder:
             self._write_info(**{k: files.jsonable(v, k) for k, v in fields.items()})
 
     def set_config(self, config: Mapping) -> None:
-        """Record the configuration, every value resolved, in config.json."""
+        """Record the configuration, every value resolved, in config.json.
+
+        Of a run that goes on, run.json notes what has changed, `{key: [before, now]}`, under
+        `changed` of the last entry of `resumed`.
+        """
         with self._guard:
             self._must_be_open()
-            files.atomic_json(self.path / CONFIG, dict(config))
+            now, before = files.jsonable(dict(config), "config"), Run.read(self.path).config
+            files.atomic_json(self.path / CONFIG, now)
+            again = self._info.get("resumed")
+            changed = {k: [before[k], v] for k, v in now.items() if k in before and before[k] != v}
+            if again and changed:
+                self._write_info(resumed=[*again[:-1], {**again[-1], "changed": changed}])
 
     def _write_info(self, **fields: object) -> None:
         changed = {**self._info, **fields}

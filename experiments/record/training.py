@@ -19,9 +19,7 @@ from experiments.command_line import expand
 from experiments.config_check import check, resolve
 from experiments.record import NAME
 from experiments.record.protocol import Part
-
-# What says where and how often, not what
-_ANYWHERE = ("data", "device", "save_seconds", "log_every")
+from experiments.resuming import ANY_TIME
 
 
 def configuration(part: Part) -> dict[str, Any]:
@@ -81,7 +79,7 @@ class Runs:
             same = all(
                 run.config.get(key, defaults[key]) == value
                 for key, value in wanted.items()
-                if key not in _ANYWHERE
+                if key not in ANY_TIME
             )
             made_by = f"experiments.{run.experiment}.{run.name}"
             if same and made_by == part.module and run.parent_uuid == teacher:

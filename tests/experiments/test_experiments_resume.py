@@ -105,11 +105,25 @@ def test_ctrl_c_saves_says_how_to_go_on_and_that_is_exact(warm, store, trained):
 
 def test_what_is_given_anew_wins_and_is_recorded(warm, store, trained):
     first = warm.run("digits.distill", "--teacher", trained.uuid, "--epochs", "1", root=store)
+    first_rate = runs.find(first.uuid, root=store).config["optimizer.learning_rate"]
     again = ["--resume", first.uuid, "--epochs", "2", "--set", "optimizer.learning_rate=0.02"]
     assert warm.run("digits.distill", *again, root=store).code == 0
     run = runs.find(first.uuid, root=store)
     assert (run.config["epochs"], run.config["optimizer.learning_rate"]) == (2, 0.02)
     assert [row["epoch"] for row in run.metrics if "accuracy.test" in row] == [0, 1]
+    changed = run.info["resumed"][-1]["changed"]
+    assert changed == {
+        "epochs": [1, 2],
+        "optimizer.learning_rate": [first_rate, 0.02],
+    }
+
+
+def test_a_run_that_has_ended_is_not_given_another_past(warm, store, trained):
+    done = warm.run("digits.large", "--resume", trained.uuid, "--seed", "3", root=store)
+    assert done.code == 2
+    assert f"run {trained.uuid} has ended with seed=0, and nothing is left to train" in done.err
+    assert runs.find(trained.uuid, root=store).info == trained.info
+    assert runs.find(trained.uuid, root=store).config == trained.config
 
 
 def test_a_run_that_has_ended_stays_as_it_is(warm, store, trained):
