@@ -70,11 +70,6 @@ class Distiller:
             raise ConfigError(f"student must be an nn.Module instance, not {student!r}")
         if loss_balancer is not None and not isinstance(loss_balancer, nn.Module):
             raise ConfigError(f"loss_balancer must be an nn.Module instance, not {loss_balancer!r}")
-        if isinstance(teacher, TeacherSource) and teacher_mode not in ("eval", teacher.mode):
-            raise ConfigError(
-                f"teacher_mode={teacher_mode!r} comes too late for a teacher that is a source "
-                f"already; make it so, as with FrozenTeacher(model, mode={teacher_mode!r})"
-            )
         self.student = student
         self.criterion = Criterion(criterion)
         self.loss_balancer = loss_balancer

@@ -49,17 +49,18 @@ def as_teacher(
     `teacher` is a source (shared, not copied), an `nn.Module`, a class or function that makes
     one, `(callable,)`, `(callable, args)` or `(callable, args, kwargs)`, a `Reference`, a `Run`, a
     run UUID (or prefix, or `RUN@step`), or a list of these, which is the equally weighted
-    ensemble of them. `mode` is as in `FrozenTeacher`; a given source keeps its own. `trust` and
+    ensemble of them. `mode` is as in `FrozenTeacher`; a source has its own already. `trust` and
     `home_module` say what references and runs may call, as in `references.resolve`.
 
-    Raises `ConfigError` for anything else, `TeacherError` when a callable makes no `nn.Module`,
-    `RunError` for unknown runs, `TrustError` for what must not be called.
+    Raises `ConfigError` for anything else, and for a source when `mode` is neither "eval" nor its
+    own; `TeacherError` when a callable makes no `nn.Module`, `RunError` for unknown runs,
+    `TrustError` for what must not be called.
     """
     if mode not in MODES:
         raise ConfigError(unknown("teacher mode", mode, MODES))
     again = {"mode": mode, "trust": trust, "home_module": home_module}
     if isinstance(teacher, TeacherSource):
-        return teacher.share()
+        return _checked(teacher, mode).share()
     if isinstance(teacher, nn.Module):
         return FrozenTeacher(teacher, mode=mode)
     if isinstance(teacher, Reference):
@@ -140,12 +141,23 @@ def _ensemble(members: list[_Given], **options: Any) -> EnsembleTeacher:
 def _of_call(function: Callable, args: tuple, kwargs: dict[str, Any], mode: str) -> TeacherSource:
     made = function(*args, **kwargs)
     if isinstance(made, TeacherSource):
-        return made
+        return _checked(made, mode)
     if not isinstance(made, nn.Module):
         name = getattr(function, "__qualname__", repr(function))
         raise TeacherError(f"{name} made a {type(made).__name__}, where a teacher is an nn.Module")
     reference = Reference.of(function, *args, **kwargs) or references.noted(made)
     return FrozenTeacher(made, mode=mode, reference=reference)
+
+
+def _checked(source: TeacherSource, mode: str) -> TeacherSource:
+    """A source that was made by others, unless another mode than its own is asked of it."""
+    if mode not in ("eval", source.mode):
+        raise ConfigError(
+            f"teacher mode {mode!r} (teacher_mode=, or run_teacher_on_eval=False) comes too late "
+            f"for {type(source).__name__}, a source that has mode {source.mode!r} already; make it "
+            f"so, as with FrozenTeacher(model, mode={mode!r})"
+        )
+    return source
 
 
 def _call(spec: tuple) -> tuple[Callable, tuple, dict[str, Any]]:

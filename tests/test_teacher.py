@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from distillation.checkpoint import fingerprint
-from distillation.errors import TeacherError
+from distillation.errors import ConfigError, TeacherError
 from distillation.references import Reference
 from distillation.teacher import FrozenTeacher, as_teacher
 
@@ -206,6 +206,14 @@ def test_train_is_not_frozen_and_autograd_sees_it(x):
     assert model.head.weight.grad is not None
     with torch.no_grad():
         assert not teacher(x).requires_grad
+
+
+@pytest.mark.parametrize("given", [lambda s: s, lambda s: [s], lambda s: (lambda: s,)])
+def test_a_source_is_not_asked_for_another_mode_than_its_own(given):
+    source = FrozenTeacher(Net())
+    with pytest.raises(ConfigError, match=r"'follow' .* comes too late for FrozenTeacher"):
+        as_teacher(given(source), mode="follow")
+    as_teacher(given(FrozenTeacher(Net(), mode="follow")), mode="follow")
 
 
 def test_eval_does_not_follow_the_student():
