@@ -34,8 +34,8 @@ def _exchange(module: nn.Module) -> None:
 class GatheredBatchNorm(nn.Module):
     """A batch norm whose batch statistics are those of all processes (any device, with gloo).
 
-    Sums, squares and counts are reduced with autograd, as in torch's SyncBatchNorm; in eval mode
-    it is the layer it was made of.
+    Sums, centred squares and counts are reduced with autograd; in eval mode it is the layer it was
+    made of.
     """
 
     def __init__(self, norm: _BatchNorm):
@@ -55,20 +55,21 @@ class GatheredBatchNorm(nn.Module):
         norm = self._norm
         if not self.training:
             return norm(x)
-        dims = [0, *range(2, x.dim())]
-        count = x.new_tensor([x.numel() / x.shape[1]])
-        sums = torch.cat([x.sum(dims), (x * x).sum(dims), count])
-        sums = all_reduce(sums)
-        channels, total = x.shape[1], sums[-1]
-        mean = sums[:channels] / total
-        variance = sums[channels:-1] / total - mean * mean
+        # As torch's: statistics in float32 or better, whatever autocast hands in
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        dims, shape = [0, *range(2, x.dim())], [1, -1, *([1] * (x.dim() - 2))]
+        count = wide.new_tensor([x.numel() / x.shape[1]])
+        sums = all_reduce(torch.cat([wide.sum(dims), count]))
+        mean, total = sums[:-1] / sums[-1], sums[-1]
+        # In a second pass: a difference of large squares would have no digits left
+        centred = wide - mean.view(shape)
+        variance = all_reduce(centred.square().sum(dims)) / total
         if norm.track_running_stats:
             self._keep(mean.detach(), variance.detach(), total.detach())
-        shape = [1, -1, *([1] * (x.dim() - 2))]
-        y = (x - mean.view(shape)) * (variance.view(shape) + norm.eps).rsqrt()
+        y = centred * (variance.view(shape) + norm.eps).rsqrt()
         if norm.affine:
             y = y * norm.weight.view(shape) + norm.bias.view(shape)
-        return y
+        return y.to(x.dtype)
 
     @torch.no_grad()
     def _keep(self, mean: torch.Tensor, variance: torch.Tensor, total: torch.Tensor) -> None:
@@ -78,5 +79,5 @@ class GatheredBatchNorm(nn.Module):
         if momentum is None:
             momentum = 1.0 / float(norm.num_batches_tracked)
         unbiased = variance * (total / (total - 1))
-        norm.running_mean.lerp_(mean, momentum)
-        norm.running_var.lerp_(unbiased, momentum)
+        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+        norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
