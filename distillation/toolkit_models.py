@@ -89,6 +89,8 @@ class ToolkitModule(KDModule):
 class ToolkitLoss(nn.Module):
     """The weighted sum of the losses that `coefficients` name; called with a KDOutput.
 
+    Logits are (N, classes, …), as `cross_entropy` takes them.
+
     * `kd_loss`: KL(teacher ‖ student) at temperature T, times T²
     * `ce_loss`: cross-entropy with the target, on logits that are not divided by T; by the dict
       contract the student's own `loss["ce_loss"]` where it returns one
@@ -138,7 +140,8 @@ class ToolkitLoss(nn.Module):
         if name == "kd_loss":
             return self._kd(student, teacher)
         if name == "cos_embed_loss":
-            return cosine(self._logits(student, "student"), self._logits(teacher, "teacher"))
+            one, other = self._logits(student, "student"), self._logits(teacher, "teacher")
+            return cosine(one, other, dim=1)
         if name in own:
             return own[name].float()
         if name != "ce_loss":
@@ -153,9 +156,9 @@ class ToolkitLoss(nn.Module):
     def _kd(self, student: Any, teacher: Any) -> torch.Tensor:
         if not isinstance(student, Mapping) and not isinstance(teacher, Mapping):
             one, other = self._logits(student, "student"), self._logits(teacher, "teacher")
-            return kl_divergence(one, other, self.temperature)
+            return kl_divergence(one, other, self.temperature, dim=1)
         one, other = self._tempered(student, "student"), self._tempered(teacher, "teacher")
-        return kl_divergence(one, other) * self.temperature**2
+        return kl_divergence(one, other, dim=1) * self.temperature**2
 
     def _logits(self, output: Any, whose: str) -> torch.Tensor:
         """Logits that are not divided by the temperature."""

@@ -23,6 +23,8 @@ from torch import nn
 from distillation import runs
 from distillation.errors import ConfigError, TeacherError
 from distillation.hooks import Hooks
+from distillation.kd_module import KDOutput
+from distillation.toolkit_models import ToolkitLoss
 
 
 def test_the_example_of_the_toolkit(tmp_path, monkeypatch):
@@ -181,6 +183,20 @@ def test_the_loss_is_the_weighted_sum_of_distillation_and_cross_entropy(tmp_path
         assert row[f"loss.{name}.train"] == pytest.approx(value.item(), rel=1e-5)
     total = 0.6 * expected["kd_loss"] + 0.3 * expected["ce_loss"] + 0.2 * expected["cos_embed_loss"]
     assert row["loss.train"] == pytest.approx(total.item(), rel=1e-5)
+
+
+def test_the_classes_of_a_map_are_its_second_dimension():
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 2, 3, 4, 5).double()
+    target = torch.randint(3, (2, 4, 5))
+    weights = {"kd_loss": 1.0, "ce_loss": 1.0, "cos_embed_loss": 1.0}
+    _, items = ToolkitLoss(weights, 2.0)(KDOutput(student, teacher), target)
+    q, p = (student / 2).softmax(1), (teacher / 2).softmax(1)
+    rows = 2 * 4 * 5
+    kl = 4 * (p * (p / q).log()).sum() / rows
+    cosines = (student * teacher).sum(1) / (student.norm(dim=1) * teacher.norm(dim=1))
+    expected = torch.stack([kl, F.cross_entropy(student, target), (1 - cosines).mean()])
+    torch.testing.assert_close(items[1:].double(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["kd_los", "celoss", "cosine_embed_loss"])
