@@ -171,6 +171,10 @@ class Carried(nn.Module):
         reattach(made, twin, cls)
         return made
 
+    def _leave_teacher(self) -> None:
+        """Be the plain student again; `student_copy` asks for it."""
+        detach(self).distiller.release()
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise DistillationError(
             "a converted model is neither pickled nor copied by copy.copy, since the teacher would "

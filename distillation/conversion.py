@@ -74,8 +74,7 @@ def export(model: nn.Module) -> nn.Module:
         ConfigError: the model is not converted.
     """
     _refuse_plain(model)
-    kd = detach(model)
-    kd.distiller.release()
+    model._leave_teacher()
     return model
 
 

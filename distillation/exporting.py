@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from distillation.checkpoint import load_strict, load_tensors, save_tensors
+from distillation.copies import student_copy
 from distillation.errors import CheckpointError, ConfigError, unknown
 from distillation.references import note, noted
 
@@ -57,11 +58,11 @@ def export_model(
     `input_shape` is that of one float32 input, without the batch axis. The file is read back and
     run on random inputs in batches of 1, 3 and 8; where an output differs from the model's by
     more than `tolerance`, nothing is kept. The model is exported in evaluation mode, on the CPU,
-    in float32; it is not changed.
+    in float32; it is not changed. Of a converted model the student is exported.
 
     Raises:
-        ConfigError: another ending, a package that is not installed, or a model that cannot be
-            exported.
+        ConfigError: another ending, a package that is not installed, a `KDModule`, or a model that
+            cannot be exported.
         CheckpointError: the outputs differ too much, or the file cannot be written.
     """
     path = Path(path)
@@ -69,7 +70,7 @@ def export_model(
         raise ConfigError(unknown("format to export to", path.suffix, _WRITERS))
     tolerance = TOLERANCES[path.suffix] if tolerance is None else tolerance
     made = noted(model)
-    model = note(copy.deepcopy(model), made).cpu().float().eval()
+    model = note(student_copy(model), made).cpu().float().eval()
     inputs = _inputs(tuple(input_shape))
     with torch.no_grad():
         try:

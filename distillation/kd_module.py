@@ -208,6 +208,12 @@ class KDModule(nn.Module):
         self._guest.apply(fn)
         return self
 
+    def _leave_teacher(self) -> None:
+        raise ConfigError(
+            f"a {type(self).__name__} is a student and its teacher, not a model by itself; give "
+            "its student, net.student"
+        )
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "teacher":
             raise ConfigError(

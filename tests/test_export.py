@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import onnxruntime
@@ -9,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from distillation import models, runs
-from distillation.checkpoint import load_tensors, read_metadata
+from distillation import DistillationModel, KDModule, convert, models, runs
+from distillation.checkpoint import fingerprint, load_tensors, read_metadata
 from distillation.cli import main
 from distillation.errors import CheckpointError, ConfigError
 from distillation.exporting import export_model
+from distillation.losses import MGDLoss
 from distillation.references import Reference, build, noted
 
 SHAPE = (1, 8, 8)
@@ -76,6 +78,23 @@ def test_the_student_is_not_changed(student, tmp_path):
     assert student.training
     assert noted(student) is not None
     assert all(torch.equal(before[name], t) for name, t in student.state_dict().items())
+
+
+def test_of_a_converted_model_the_student_is_exported(student, tmp_path):
+    converted, path = copy.deepcopy(student), tmp_path / "student.safetensors"
+    teacher = models.get("digits_large_model").double()
+    before = fingerprint(teacher)
+    convert(converted, teacher_model=teacher, criterion={("layers", "layers"): MGDLoss(32, 128)})
+    export_model(converted, path, SHAPE)
+    assert load_tensors(path).keys() == student.state_dict().keys()
+    assert isinstance(converted, DistillationModel)
+    assert fingerprint(teacher) == before and teacher.fc.weight.dtype == torch.float64
+
+
+def test_a_pair_is_not_exported(student, tmp_path):
+    net = KDModule(student=copy.deepcopy(student), teacher=models.get("digits_large_model"))
+    with pytest.raises(ConfigError, match=r"give its student, net\.student"):
+        export_model(net, tmp_path / "student.pt2", SHAPE)
 
 
 def test_half_precision_weights_are_exported_in_float32(tmp_path):

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from distillation import convert
 from distillation.errors import ConfigError, ShapeError
+from distillation.losses import MGDLoss
 from distillation.models.digits import DigitsLargeModel, DigitsSmallModel
 from distillation.models.facts import model_facts, multiply_accumulates, parameter_count
 from distillation.models.vgg import LargeModel, SmallModel
@@ -108,6 +110,14 @@ def test_multiply_accumulates_are_those_of_the_convolutions_and_the_last_layer()
     # 3×3 kernels: pixels · 9 · channels in · channels out
     wanted = 64 * 9 * 1 * 16 + 16 * 9 * 16 * 32 + 4 * 9 * 32 * 32 + 32 * 10
     assert multiply_accumulates(DigitsSmallModel(), (1, 8, 8)) == wanted
+
+
+def test_of_a_converted_model_the_student_is_measured():
+    student, teacher = DigitsSmallModel(), DigitsLargeModel().double()
+    alone = model_facts(student, (1, 8, 8))
+    convert(student, teacher_model=teacher, criterion={("layers", "layers"): MGDLoss(32, 128)})
+    assert model_facts(student, (1, 8, 8)) == alone
+    assert teacher.fc.weight.dtype == torch.float64
 
 
 def test_measuring_a_model_leaves_it_as_it_was():

@@ -1,14 +1,18 @@
-"""What a model costs: parameters, multiply-accumulates, bytes, latency."""
+"""What a model costs: parameters, multiply-accumulates, bytes, latency.
+
+Of a converted model, what its student costs.
+"""
 
 from __future__ import annotations
 
-import copy
 import time
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from distillation.copies import student_copy
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -23,7 +27,7 @@ def multiply_accumulates(model: nn.Module, input_shape: tuple[int, ...]) -> int:
     Convolutions, matrix products and attention count, as torch's flop counter has it; two
     floating-point operations are one multiply-accumulate. Runs on a copy in evaluation mode.
     """
-    model = copy.deepcopy(model).cpu().float().eval()
+    model = student_copy(model).cpu().float().eval()
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, *input_shape))
     return counter.get_total_flops() // 2
@@ -31,6 +35,7 @@ def multiply_accumulates(model: nn.Module, input_shape: tuple[int, ...]) -> int:
 
 def model_facts(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Any]:
     """`{"parameters", "macs", "bytes", "input_shape"}`; bytes are those of the state dict."""
+    model = student_copy(model)
     state = model.state_dict()
     return {
         "parameters": parameter_count(model),
@@ -45,7 +50,7 @@ def cpu_latency(
     model: nn.Module, input_shape: tuple[int, ...], repeats: int = 20
 ) -> dict[str, float]:
     """Milliseconds for one input on one CPU thread: median and quartiles of `repeats` passes."""
-    model = copy.deepcopy(model).cpu().float().eval()
+    model = student_copy(model).cpu().float().eval()
     image = torch.zeros(1, *input_shape)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
