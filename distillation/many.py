@@ -32,7 +32,7 @@ from distillation.frozen_teacher import TeacherSource
 from distillation.losses import LogitsDistillationLoss, StaticLossBalancer
 from distillation.many_lane import PRECISIONS, Lane, SharedOutput
 from distillation.many_validation import Validation
-from distillation.teacher import as_teacher
+from distillation.teacher import as_teacher, in_store
 
 
 @dataclass
@@ -94,8 +94,9 @@ def distill_many(
 
     Args:
         students: by name; the name is that of the student's run, too.
-        teacher: whatever `as_teacher` takes, or a `TeacherTable`. Losses between layers need a
-            table that stores the teacher's; otherwise it gives its outputs only.
+        teacher: whatever `as_teacher` takes (runs are those of `root`), or a `TeacherTable`. Losses
+            between layers need a table that stores the teacher's; otherwise it gives its outputs
+            only.
         loader: of `distillation.data`, so that the stream can be taken up again in the middle.
         epochs: passes over the loader.
         valid_loaders: by split name; accuracy, loss (cross entropy), calibration error, agreement
@@ -158,7 +159,7 @@ def _sources(
         raise ConfigError("teacher is missing; give it, or a TeacherTable as teacher_table")
     source = None
     if teacher is not None:
-        source = as_teacher(teacher).to(options["device"])
+        source = as_teacher(in_store(teacher, options["root"])).to(options["device"])
         stack.callback(source.release)
     # A table that is given as the teacher knows the images of the training alone
     asked = None if isinstance(teacher, TeacherTable | ResidentTable) else source

@@ -8,6 +8,7 @@ as_teacher([first, second])                            an ensemble
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ __all__ = [
     "FrozenTeacher",
     "TeacherSource",
     "as_teacher",
+    "in_store",
     "rebuild",
     "refuse_shared",
 ]
@@ -82,6 +84,18 @@ def as_teacher(
         f"a teacher is a model, a source, a class or function, (callable, args, kwargs), a run "
         f"UUID, a Run, or a list of these; got {type(teacher).__name__}: {teacher!r}"
     )
+
+
+def in_store(teacher: Any, root: str | os.PathLike | None) -> Any:
+    """`teacher` with the runs of the store `root` for their names, also those in a list.
+
+    For doors that have a root of their own. Raises `RunError` for a run that is not there.
+    """
+    from distillation.runs import find
+
+    if isinstance(teacher, str):
+        return find(teacher, root)
+    return [in_store(member, root) for member in teacher] if isinstance(teacher, list) else teacher
 
 
 def rebuild(

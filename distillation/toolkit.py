@@ -30,6 +30,7 @@ from distillation.errors import ConfigError
 from distillation.hooks import Hooks
 from distillation.rng import get_rng_state, set_rng_state
 from distillation.table_option import is_online
+from distillation.teacher import in_store
 from distillation.toolkit_models import ToolkitLoss, ToolkitModule, follows_contract
 from distillation.toolkit_options import ToolkitOptions
 from distillation.trainer import KDTrainer
@@ -105,11 +106,7 @@ class KnowledgeDistillationTraining:
     def start_kd_training(self) -> dict[str, list[float]]:
         """Train; returns `results`, those of earlier epochs included when it was resumed."""
         options = self.options
-        teacher = self.teacher_model
-        if isinstance(teacher, str):
-            from distillation import runs
-
-            teacher = runs.find(teacher, options.ckpt_root_dir)
+        teacher = in_store(self.teacher_model, options.ckpt_root_dir)
         module = ToolkitModule(self.student_model, teacher, options.temperature)
         if follows_contract(module.teacher) and not is_online(options.teacher_table):
             module.release()

@@ -168,6 +168,24 @@ def test_each_student_is_compared_with_the_teacher(tmp_path, teacher_table):
         assert told["agreement"] == pytest.approx(agreement)
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_a_teacher_is_named_by_its_run_of_the_same_store(tmp_path, several):
+    first = distill_many(
+        {"teacher": make_student(DigitsLargeModel)},
+        make_teacher(),
+        make_loader(),
+        epochs=1,
+        root=tmp_path,
+    )["teacher"]
+    named, model = first.run_uuid, first.model
+    if several:
+        named, model = [named], [model]
+    by_name, by_hand = {"a": make_student()}, {"a": make_student()}
+    distill_many(by_name, named, make_loader(), epochs=1, root=tmp_path)
+    distill_many(by_hand, model, make_loader(), epochs=1)
+    assert torch.equal(weights(by_name["a"]), weights(by_hand["a"]))
+
+
 def test_a_table_as_the_teacher_has_no_say_on_other_images(tmp_path):
     test = TensorLoader(TEST, 60, shuffle=False, mean=TRAIN.mean, std=TRAIN.std)
     with TeacherTable(make_teacher(), tmp_path, ImageInputs.of(make_loader())) as table:

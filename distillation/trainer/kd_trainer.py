@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from distillation import runs
 from distillation.errors import ConfigError
 from distillation.kd_module import KDModule, make_kd_module
 from distillation.runs import Run
+from distillation.teacher import in_store
 from distillation.trainer.params import TrainingParams
 from distillation.trainer.record import check_teacher
 from distillation.trainer.task import KDTask, Task
@@ -98,8 +98,7 @@ class KDTrainer(Trainer):
                 f"train() needs {' and '.join(missing)}: give student= and teacher=, or model=, "
                 "a KDModule."
             )
-        if isinstance(teacher, str):
-            teacher = runs.find(teacher, self.root)
+        teacher = in_store(teacher, self.root)
         return make_kd_module(
             kd_architecture, student, teacher, kd_arch_params, run_teacher_on_eval
         )

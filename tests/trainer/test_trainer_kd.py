@@ -107,6 +107,14 @@ def test_a_run_is_a_teacher_and_becomes_the_parent(tmp_path, given_as):
     assert fingerprint(trainer.net.teacher) == fingerprint(net)
 
 
+def test_members_of_an_ensemble_are_named_in_the_same_store(tmp_path):
+    nets = [note(DigitsSmallModel(), Reference.of(DigitsSmallModel)) for _ in range(2)]
+    named = [trained(tmp_path, net, max_train_batches=1).run.uuid for net in nets]
+    trainer = distilled(tmp_path, teacher=named, max_train_batches=1)
+    members = trainer.run.info["teacher"]["made_by"]["members"]
+    assert [member["uuid"] for member in members] == named
+
+
 def test_student_and_teacher_must_be_two(tmp_path):
     net = make()
     with pytest.raises(TeacherError):
