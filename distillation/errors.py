@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class DistillationError(Exception):
@@ -79,3 +79,12 @@ def unknown(kind: str, name: object, valid: Iterable[str], listed: str | None = 
     else:
         message += f" {len(names)} are valid" + (f"; {listed} lists them." if listed else ".")
     return message
+
+
+def no_other(module: str, names: Iterable[str]) -> Callable[[str], object]:
+    """The `__getattr__` of a package that has `names` and no more: it names the nearest."""
+
+    def __getattr__(name: str) -> object:
+        raise AttributeError(unknown(f"name in {module}:", name, names, f"{module}.__all__"))
+
+    return __getattr__

@@ -58,7 +58,10 @@ class KDLossConfig:
         given = isinstance(self.teacher_table, TeacherTable)
         for name in ("criterion",) if given else ("teacher_model", "criterion"):
             if getattr(self, name) is None:
-                raise ConfigError(f"{name} is missing; give it in the configuration")
+                raise ConfigError(
+                    f"{name} is missing; give convert(…, {name}=…), or {name!r} in the mode's "
+                    "configuration"
+                )
         check_table_config(self.teacher_table, self.table_data, self.table_options)
 
     @classmethod
@@ -97,7 +100,8 @@ def check_table_config(table: Any, data: Any, options: Any) -> None:
     elif data is None:
         raise ConfigError(
             f"teacher_table={table!r} needs table_data: the loader that the student trains on (a "
-            "TensorLoader), or Inputs of distillation.table for data of your own"
+            "TensorLoader or a ReplayableLoader), or Inputs of distillation.table for data of your "
+            "own"
         )
     if options is not None and not isinstance(options, Mapping):
         raise ConfigError(f"table_options must be a dict, not {type(options).__name__}")

@@ -26,6 +26,14 @@ def test_nothing_is_suggested_when_nothing_is_like_it():
     assert "did you mean" not in unknown("key", "zzz", ["temperature"])
 
 
+def test_the_dashes_of_options_make_them_no_more_alike():
+    assert nearest("--epoch", ["--epochs", "--device", "--set", "--seed"]) == ["--epochs"]
+
+
+def test_beside_a_near_name_a_far_one_is_left_out():
+    assert nearest("acuracy.valid", ["ece.valid", "accuracy.valid"]) == ["accuracy.valid"]
+
+
 def test_few_names_are_listed_many_are_counted():
     few = unknown("key", "x", [f"key_{i}" for i in range(24)])
     assert "'key_23'" in few

@@ -11,6 +11,7 @@ from distillation.data.rendering import Rendering
 from distillation.data.replayable import ReplayableLoader
 from distillation.data.tensor_loader import TensorLoader
 from distillation.data.views import CropFlip, Cutout, Identity, Restricted, Views
+from distillation.errors import no_other
 
 __all__ = [
     "Batch",
@@ -31,3 +32,5 @@ __all__ = [
     "make_loader",
     "map_images",
 ]
+
+__getattr__ = no_other(__name__, __all__)

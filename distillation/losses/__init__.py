@@ -1,5 +1,6 @@
 """Losses between student and teacher, and balancers that add them up. Only torch is needed."""
 
+from distillation.errors import no_other
 from distillation.losses import functional
 from distillation.losses.balancers import (
     STUDENT_LOSS_KEY,
@@ -66,3 +67,5 @@ __all__ = [
     "route",
     "soft_cross_entropy",
 ]
+
+__getattr__ = no_other(__name__, __all__)

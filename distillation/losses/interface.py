@@ -23,12 +23,19 @@ class Remembers(nn.Module):
     """A module that remembers the arguments it was constructed with.
 
     `constructor_arguments` is the pair (args, kwargs) as given, so that a file can say how the
-    object is made instead of holding a pickle of it.
+    object is made instead of holding a pickle of it. A keyword that the constructor does not take
+    is a `ConfigError` with the nearest that it does.
     """
 
     constructor_arguments: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Remembers:
+        taken = inspect.signature(cls.__init__).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+            for name in kwargs:
+                if name not in taken:
+                    valid = [n for n in taken if n != "self"]
+                    raise ConfigError(unknown(f"argument of {cls.__name__}:", name, valid))
         self = super().__new__(cls)
         # nn.Module.__setattr__ wants its __init__ to have run, for modules among the arguments.
         self.__dict__["constructor_arguments"] = (args, kwargs)

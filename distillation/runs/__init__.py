@@ -16,6 +16,7 @@ A run lives in `<root>/<experiment>/<uuid>/`:
 
 from __future__ import annotations
 
+from distillation.errors import no_other
 from distillation.runs.compare import Comparison, compare
 from distillation.runs.places import parse, root
 from distillation.runs.recorder import Recorder, create, resume
@@ -39,3 +40,5 @@ __all__ = [
     "root",
     "scan",
 ]
+
+__getattr__ = no_other(__name__, __all__)

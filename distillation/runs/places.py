@@ -30,7 +30,10 @@ def root(root: str | os.PathLike | None = None) -> Path:
     given = root if root is not None else os.environ.get("DISTILLATION_RUNS") or "logs"
     place = Path(given).expanduser()
     if place.exists() and not place.is_dir():
-        raise ConfigError(f"root of the runs {place}: a file, where a folder of runs is wanted")
+        raise ConfigError(
+            f"no runs can be kept in {place}: a file, where a folder of runs is wanted; name "
+            "another with --runs ROOT or DISTILLATION_RUNS"
+        )
     return place
 
 

@@ -90,10 +90,11 @@ class ImageInputs(Inputs):
             return ReplayedInputs(loader, check_images=check_images)
         if not isinstance(loader, TensorLoader):
             raise ConfigError(
-                f"a teacher table needs a loader whose batches carry keys (TensorLoader), not "
-                f"{type(loader).__name__}; with other loaders make the table by hand: "
-                "TeacherTable(teacher, folder, GivenInputs(samples, fingerprint)), and call "
-                "compute_kd_loss(sample=…, view=…)"
+                "a teacher table needs a loader whose batches carry keys, not "
+                f"{type(loader).__name__}: data.ReplayableLoader(dataset, batch_size) brings those "
+                "of any map-style dataset, data.TensorLoader those of an image set. For other "
+                "loaders make the table by hand: TeacherTable(teacher, folder, "
+                "GivenInputs(samples, fingerprint)), and call compute_kd_loss(sample=…, view=…)"
             )
         return cls(
             loader.image_set,

@@ -15,6 +15,8 @@ _PUBLIC = {
     "Top5": "metrics",
     "Trainer": "trainer",
     "TrainingParams": "params",
+    "loss_names": "criteria",
+    "metric_names": "metrics",
 }
 
 __all__ = sorted(_PUBLIC)
@@ -22,7 +24,9 @@ __all__ = sorted(_PUBLIC)
 
 def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from distillation.errors import unknown
+
+        raise AttributeError(unknown(f"name in {__name__}:", name, __all__))
     value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     globals()[name] = value
     return value

@@ -12,7 +12,6 @@ from torch import nn
 from distillation import losses as library
 from distillation.errors import ConfigError, ShapeError, unknown
 from distillation.trainer.metrics import slug
-from distillation.trainer.params import PAGE
 
 
 def make_loss(loss: Any, options: Mapping[str, Any], *, distilling: bool) -> Any:
@@ -60,14 +59,23 @@ def check_takes_pairs(loss: Any) -> None:
         )
 
 
+def loss_names() -> list[str]:
+    """The names that `loss` takes: losses of `distillation.losses` and of `torch.nn`."""
+    return sorted(_classes())
+
+
 def _class(name: str) -> type:
+    known = _classes()
+    if name not in known:
+        raise ConfigError(unknown("loss", name, known, "distillation.trainer.loss_names()"))
+    return known[name]
+
+
+def _classes() -> dict[str, type]:
     ours = {n: getattr(library, n) for n in dir(library) if n.endswith("Loss")}
     torchs = {n: getattr(nn, n) for n in dir(nn) if n.endswith("Loss")}
     known = {n: c for n, c in {**torchs, **ours}.items() if inspect.isclass(c)}
-    known["cross_entropy"] = nn.CrossEntropyLoss
-    if name not in known:
-        raise ConfigError(unknown("loss", name, known, PAGE))
-    return known[name]
+    return {**known, "cross_entropy": nn.CrossEntropyLoss}
 
 
 class LossCall:

@@ -13,7 +13,6 @@ import distillation.torchvision_guard  # noqa: F401  (torchmetrics imports torch
 import torchmetrics  # isort: skip
 
 from distillation.errors import ConfigError, unknown
-from distillation.trainer.params import PAGE
 
 
 class Accuracy(torchmetrics.Metric):
@@ -89,17 +88,25 @@ def make_metric(entry: Any) -> torchmetrics.Metric:
     )
 
 
+def metric_names() -> list[str]:
+    """The names that a list of metrics takes: `Accuracy`, `Top5` and those of torchmetrics."""
+    return sorted(_classes())
+
+
 def _class(name: str) -> type:
-    if name in SHORTCUTS:
-        return SHORTCUTS[name]
+    known = _classes()
+    if name not in known:
+        raise ConfigError(unknown("metric", name, known, "distillation.trainer.metric_names()"))
+    return known[name]
+
+
+def _classes() -> dict[str, type]:
     classes = {
         key: value
         for key, value in vars(torchmetrics).items()
         if inspect.isclass(value) and issubclass(value, torchmetrics.Metric)
     }
-    if name not in classes:
-        raise ConfigError(unknown("metric", name, [*SHORTCUTS, *classes], PAGE))
-    return classes[name]
+    return {**classes, **SHORTCUTS}
 
 
 class MetricSet:

@@ -20,6 +20,8 @@ from distillation.trainer.params_step import StepParams
 from distillation.trainer.schema import build, page
 
 PAGE = "docs/training_params.md"
+# Where all options are listed; the page is in the repository, the call in a package too
+LISTED = f"{PAGE}, or print(distillation.trainer.params.docs_page()),"
 KIND = "training parameter"
 
 # What SuperGradients calls otherwise, and what it is here
@@ -59,8 +61,8 @@ class TrainingParams(RecordParams, StepParams, OptimizationParams, RunParams):
             values = _plain(values)
         for name in values:
             if name in _ELSEWHERE:
-                raise ConfigError(f"{KIND} {name!r} is here {_ELSEWHERE[name]}; {PAGE} lists all.")
-        params = build(cls, values, kind=KIND, listed=PAGE)
+                raise ConfigError(f"{KIND} {name!r} is here {_ELSEWHERE[name]}.")
+        params = build(cls, values, kind=KIND, listed=LISTED)
         _conflicts(params)
         return params
 

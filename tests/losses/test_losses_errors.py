@@ -54,6 +54,17 @@ def test_an_output_that_is_no_tensor_is_named():
         losses.LogitsDistillationLoss()(torch.zeros(2, 3), (torch.zeros(2, 3),))
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_an_unknown_argument_is_named_with_the_nearest(name):
+    with pytest.raises(ConfigError, match=r"unknown argument of \w+: 'reductoin'; .*'reduction'"):
+        make(name, reductoin="mean")
+
+
+def test_an_unknown_loss_of_the_package_is_named_with_the_nearest():
+    with pytest.raises(AttributeError, match=r"distillation\.losses: .*'LogitsDistillationLoss'"):
+        losses.LogitDistillationLoss  # noqa: B018
+
+
 def test_integer_logits_are_refused():
     with pytest.raises(ShapeError, match=r"the student's output has dtype torch\.int64"):
         losses.LogitsDistillationLoss()(torch.zeros(2, 3).long(), torch.zeros(2, 3))

@@ -215,7 +215,7 @@ def test_a_slip_begins_no_table(teacher, loader, tmp_path, monkeypatch, slip):
 
 def test_a_loader_without_keys_is_told_what_to_do(teacher, images):
     pairs = torch.utils.data.DataLoader([(torch.zeros(1, 8, 8), 0)])
-    with pytest.raises(ConfigError, match=r"batches carry keys \(TensorLoader\), not DataLoader"):
+    with pytest.raises(ConfigError, match=r"not DataLoader: data\.ReplayableLoader"):
         with_table(teacher, "auto", pairs)
     with pytest.raises(ConfigError, match="teacher_table=True: take 'auto'"):
         with_table(teacher, True, TensorLoader(images, 64, views=make_views()))
