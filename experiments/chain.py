@@ -4,6 +4,7 @@
 Each is a run of its own in a process of its own; the next one finds the teacher by its run UUID.
 """
 
+import argparse
 import importlib
 import json
 import shlex
@@ -17,7 +18,7 @@ from distillation import runs
 from distillation.checkpoint import atomic_json
 from distillation.errors import ConfigError, DistillationError, unknown
 from distillation.runs.store import by_uuid
-from experiments.command_line import Parser, add_short_forms, given_values
+from experiments.command_line import Parser, add_options, given_values
 from experiments.config_check import check, fields, refuse
 from experiments.resuming import ANY_TIME
 
@@ -43,21 +44,30 @@ class ChainError(DistillationError):
     """A run of the chain that did not end well"""
 
 
-def _parse(title: str, arguments: list[str] | None):
-    parser = Parser(description=title, allow_abbrev=False)
-    add_short_forms(parser)
-    parser.add_argument("--runs", metavar="ROOT", help="root of the run store (else ./logs)")
+def _parse(title: str, parts: list[Part], arguments: list[str] | None):
+    helps = dict.fromkeys(f"  python -m {part.module} --help" for part in parts)
+    parser = Parser(
+        description=title,
+        epilog="\n".join(["The keys of --set are listed by", *helps]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument(
         "--resume", action="store_true", help="go on with a chain that was interrupted"
     )
-    parser.add_argument("--allow-weak-teacher", action="store_true")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    refused = [getattr(configs, "_refused", {}) for configs in _configs(parts).values()]
+    add_options(parser, {key for keys in refused for key in keys}, has_teacher=True)
     return parser.parse_args(arguments)
+
+
+def _configs(parts: list[Part]) -> dict[str, type]:
+    """The configuration class of each part, by its key"""
+    return {p.key: importlib.import_module(p.module).Configs for p in parts}
 
 
 def _commands(parts: list[Part], options, given: dict[str, str]) -> dict[str, list[str]]:
     """Arguments of each part; a value goes to the parts that know its key"""
-    known = {p.key: importlib.import_module(p.module).Configs for p in parts}
+    known = _configs(parts)
     everything = {key for configs in known.values() for key in fields(configs)}
     for key in given:
         for configs in known.values():
@@ -127,7 +137,7 @@ def run_chain(
     Returns the report's folder and the runs by key. What has been trained, and with which values
     of the command line, is noted in `report/chain.json`, from where `--resume` goes on.
     """
-    options = _parse(title, arguments)
+    options = _parse(title, parts, arguments)
     root = runs.root(options.runs)
     folder = root / experiment / "report"
     notes = folder / "chain.json"

@@ -8,6 +8,7 @@ The same options for all of them; each is a short form of a configuration value,
 import argparse
 import sys
 import warnings
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -63,6 +64,12 @@ class Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+def _program() -> str | None:
+    """`python -m experiments.digits` where it was started so; None leaves it to argparse"""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else None
+
+
 def _twice(name: str, first: Any, second: Any) -> str:
     return f"{name} is given twice, as {first!r} and as {second!r}; give it once"
 
@@ -71,37 +78,33 @@ class Parser(argparse.ArgumentParser):
     """Names the nearest options when one is unknown, and takes no option twice."""
 
     def __init__(self, **options: Any):
-        super().__init__(**options)
+        super().__init__(prog=_program(), **options)
         # What an option is that names no other action
         self.register("action", None, Once)
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments:"):
             name = next(iter(message.split(": ", 1)[1].split()), "").split("=")[0]
-            names = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
+            offered = [a for a in self._actions if a.help != argparse.SUPPRESS]
+            names = [o for a in offered for o in a.option_strings if o.startswith("--")]
             message = unknown("command-line option", name, names)
         raise ConfigError(message)
 
 
-def add_short_forms(parser: argparse.ArgumentParser) -> None:
-    """The options that are short forms of configuration values"""
+def add_options(
+    parser: argparse.ArgumentParser, refused: Container[str] = (), *, has_teacher: bool = False
+) -> None:
+    """
+    ### The options that all experiments and chains of them have
+
+    The short forms of `refused` configuration values are understood, for the error that says why,
+    but not offered.
+    """
     for flag, (key, text) in SHORT_FORMS.items():
-        parser.add_argument(flag, dest=key, metavar="VALUE", help=text)
-
-
-def _parser(configs: type[BaseConfigs], title: str, has_teacher: bool) -> argparse.ArgumentParser:
-    parser = Parser(
-        description=title,
-        epilog=f"configuration keys for --set, with their defaults:\n{listing(configs)}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add_short_forms(parser)
-    parser.add_argument("--resume", metavar="RUN", help="go on with a run that was interrupted")
+        shown = argparse.SUPPRESS if key in refused else text
+        parser.add_argument(flag, dest=key, metavar="VALUE", help=shown)
     parser.add_argument("--runs", metavar="ROOT", help="root of the run store (else ./logs)")
-    parser.add_argument("--comment", help="a line about the run, shown by `distill runs`")
     if has_teacher:
-        parser.add_argument("--teacher", metavar="RUN[@STEP]", help="run of the large model")
         parser.add_argument(
             "--allow-weak-teacher", action="store_true", help="even from a teacher at chance level"
         )
@@ -112,6 +115,20 @@ def _parser(configs: type[BaseConfigs], title: str, has_teacher: bool) -> argpar
         metavar="KEY=VALUE",
         help="any value of the configuration, such as optimizer.learning_rate=0.1; repeatable",
     )
+
+
+def _parser(configs: type[BaseConfigs], title: str, has_teacher: bool) -> argparse.ArgumentParser:
+    parser = Parser(
+        description=title,
+        epilog=f"configuration keys for --set, with their defaults:\n{listing(configs)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--resume", metavar="RUN", help="go on with a run that was interrupted")
+    parser.add_argument("--comment", help="a line about the run, shown by `distill show`")
+    if has_teacher:
+        parser.add_argument("--teacher", metavar="RUN[@STEP]", help="run of the large model")
+    add_options(parser, getattr(configs, "_refused", ()), has_teacher=has_teacher)
     return parser
 
 

@@ -214,3 +214,15 @@ def test_wrong_input_is_refused_before_the_first_run(tmp_path, line, says):
     assert says in done.err
     assert len(done.err.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_help_says_what_to_type_and_explains_every_option():
+    line = [sys.executable, "-m", "experiments.digits", "--help"]
+    done = subprocess.run(line, cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: python -m experiments.digits [-h]")
+    assert "--data" not in done.stdout
+    options = done.stdout.split("options:\n")[1].split("\n\n")[0]
+    # An option without help has nothing beside it or indented below it
+    for entry in options.split("\n  -"):
+        assert len(entry.replace("\n", "  ").split("  ")) > 1, entry
+    assert "python -m experiments.digits.large --help" in done.stdout

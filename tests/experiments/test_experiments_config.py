@@ -186,3 +186,4 @@ def test_help_lists_every_key_with_its_default(capsys):
     shown = capsys.readouterr().out
     for key, default in resolve(distill.Configs, {}).items():
         assert f"  {key}={default!r}" in shown
+    assert "--data" not in shown  # refused here
