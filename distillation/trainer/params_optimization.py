@@ -77,7 +77,8 @@ class OptimizationParams:
         (str, dict, type, None),
         "The schedule: `Step`, `Cosine`, `Poly`, `Exponential`, `Function`, `OneCycle`, the name "
         "or class of a torch scheduler, or `{torch scheduler: its arguments}` (with `phase`: "
-        "`TRAIN_EPOCH_END` or `TRAIN_BATCH_STEP`, and `metric_name` for ReduceLROnPlateau).",
+        "`TRAIN_EPOCH_END` or `TRAIN_BATCH_STEP`, and `metric_name` for ReduceLROnPlateau, which "
+        "counts validations).",
         example='"Cosine"',
         valid="a schedule's name, a torch scheduler, or None for a constant rate",
         **_LR,

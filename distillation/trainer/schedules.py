@@ -43,9 +43,10 @@ Curve = Callable[[int, float], float]
 class Schedule:
     """The learning rate of every parameter group after each optimizer update.
 
-    `step()` once per optimizer update, `epoch_end(metrics)` after each epoch (only
-    `ReduceLROnPlateau` listens). `state_dict()` holds counters and plain numbers. Loading keeps
-    the initial rates and options that the schedule was made with: parameters given anew win.
+    `step()` once per optimizer update, `epoch_end(metrics)` after each epoch that has results to
+    compare (only `ReduceLROnPlateau` listens). `state_dict()` holds counters and plain numbers.
+    Loading keeps the initial rates and options that the schedule was made with: parameters given
+    anew win.
     """
 
     def __init__(self, optimizer: Optimizer, params: TrainingParams, updates_per_epoch: int):

@@ -172,9 +172,11 @@ class Training(Passes):
             self.valid_results = dict(self.results)
 
     def on_epoch_end(self, engine: Engine, metrics: dict[str, float]) -> None:
-        watched = self.valid_results or self.results
-        self.schedule.epoch_end(watched)
-        if self.snapshots is not None and self.watched in watched and self.valid_results:
+        # An epoch without its evaluation has nothing to compare with the others' results
+        watched = self.valid_results if engine.valid_loaders else self.results
+        if watched:
+            self.schedule.epoch_end(watched)
+        if self.snapshots is not None and self.watched in watched:
             self.snapshots.offer(watched[self.watched], engine.epoch + 1, self._best_weights())
         self._heed()
         if self.trackers is not None:

@@ -60,6 +60,28 @@ def test_plateau_watches_a_result_by_its_short_name(tmp_path):
     assert recorder.rates == pytest.approx([1e-3] * 4 + [1e-4] * 2)
 
 
+def test_plateau_compares_validated_epochs_alone(tmp_path):
+    recorder = Recorder()
+    options = {"patience": 0, "metric_name": "Accuracy", "mode": "max", "threshold": 1e9}
+    train, valid = loaders(64)
+    Trainer("rates", tmp_path).train(
+        make(),
+        {
+            "max_epochs": 5,
+            "initial_lr": 1e-3,
+            "silent_mode": True,
+            "phase_callbacks": [recorder],
+            "run_validation_freq": 2,
+            "valid_metrics_list": ["Accuracy"],
+            "lr_mode": {"ReduceLROnPlateau": {**options, "threshold_mode": "abs"}},
+        },
+        train,
+        valid,
+    )
+    # of the second and the fourth epoch, the fourth is no better
+    assert recorder.rates == pytest.approx([1e-3] * 8 + [1e-4] * 2)
+
+
 def test_the_recorded_rate_is_that_of_the_epochs_end(tmp_path):
     train, _ = loaders(64)
     trainer = Trainer("rates", tmp_path)
