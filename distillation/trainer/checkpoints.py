@@ -8,6 +8,7 @@ on); `net` of the others is the whole model, for KDTrainer with `student.` and `
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,11 @@ class CheckpointFiles:
         path = self.folder / name
         return load_state(path).get("step") if path.exists() else None
 
+    def remove(self, name: str) -> None:
+        """Remove one of the files, where it is there."""
+        if self.writes:
+            (self.folder / name).unlink(missing_ok=True)
+
     def read(self, name: str) -> dict[str, Any]:
         """One of the files."""
         return load_state(self.folder / name)
@@ -102,15 +108,23 @@ class BestSnapshots:
         return mean
 
     def _delete(self, snapshots: list[Snapshot]) -> None:
-        if self.files.writes:
-            for snapshot in snapshots:
-                (self.files.folder / _snapshot(snapshot.epoch)).unlink(missing_ok=True)
+        for snapshot in snapshots:
+            self.files.remove(_snapshot(snapshot.epoch))
 
     def state_dict(self) -> dict[str, Any]:
         return {"kept": [dataclasses.asdict(s) for s in self.kept]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.kept = [Snapshot(**values) for values in state["kept"]]
+        """Go on with the epochs kept then, but for those whose weights later ones replaced."""
+        kept = [Snapshot(**values) for values in state["kept"]]
+        self.kept = [s for s in kept if (self.files.folder / _snapshot(s.epoch)).exists()]
+        gone = ", ".join(str(s.epoch) for s in kept if s not in self.kept)
+        if gone and self.files.writes:
+            warnings.warn(
+                f"the weights of epoch {gone} are no longer kept: average_best_models chooses "
+                "without them",
+                stacklevel=2,
+            )
 
 
 def read_checkpoint_file(path: Path) -> dict[str, Any]:

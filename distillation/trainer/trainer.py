@@ -32,6 +32,7 @@ from distillation.trainer.prediction import Predictions, normalisation, predict
 from distillation.trainer.setup import Setup, precision_of
 from distillation.trainer.task import Task
 from distillation.trainer.trackers import Trackers
+from distillation.trainer.training import Training
 
 FOLDER = "ckpt"  #: of the checkpoint files, inside the run's folder
 
@@ -166,7 +167,7 @@ class Trainer:
         try:
             seed_everything(params.seed + setup.accelerator.process_index)
             forget_run(setup.task.student)
-            self.results = engine.fit(resume=self._take_up(engine, setup, recorder))
+            self.results = engine.fit(resume=self._take_up(engine, training, recorder))
             setup.task.unshard()
             self.net = setup.task.net
             # Whoever learns from it has this run for a teacher; of a run with averaged weights,
@@ -180,17 +181,19 @@ class Trainer:
                 trackers.finish()
         return self.results
 
-    def _take_up(self, engine: Engine, setup: Setup, recorder: Any) -> bool:
+    def _take_up(self, engine: Engine, training: Training, recorder: Any) -> bool:
         """Go on from a checkpoint file here; True when the run's last checkpoint is to be used."""
-        path = record.checkpoint_file(setup.params)
+        params = training.params
+        path = record.checkpoint_file(params)
         if path is None:
-            return setup.params.resume or setup.params.resume_path is not None
+            return params.resume or params.resume_path is not None
         content = read_checkpoint_file(path)
-        weights = {"model": setup.task.student_state(content["net"])}
+        weights = {"model": training.task.student_state(content["net"])}
         if "ema_net" in content:
             weights["ema"] = content["ema_net"]
         engine.load_state_dict(weights, content["state"])
         recorder.rewind(content["step"])
+        training.go_back(engine)
         return False
 
     def _check_resume(self, run: Run, task: Task, params: TrainingParams) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 
 from distillation.checkpoint import load_strict
 from distillation.engine import Engine
@@ -185,7 +187,7 @@ class Training(Passes):
     def on_checkpoint(self, engine: Engine, best: bool) -> None:
         if engine.batch:
             return  # in the middle of an epoch only the run store's checkpoint is written
-        if best:
+        if best and self.results:  # none yet: noted again where the training goes on
             self.callbacks.call("on_validation_end_best_epoch", metrics_dict=self.valid_results)
         if self.files is not None or self.task.whole is not None:
             if best:
@@ -210,6 +212,30 @@ class Training(Passes):
         if self.files is None:
             return
         self.files.write(name, net, epoch=engine.epoch, metrics=engine.metrics, **more)
+
+    def go_back(self, engine: Engine) -> None:
+        """Save what an older file gave, with the best as it was then; what came after is abandoned.
+
+        An epoch that was better came after it, perhaps, and the best until then was pruned: then
+        the best is chosen anew, from here on.
+        """
+        best, lost = engine.best, [False]
+        here = best is not None and best["step"] == engine.samples
+        if best is not None and not here and engine.accelerator.is_main_process:
+            lost = [best["step"] not in engine.recorder.run.checkpoints]
+        if engine.accelerator.num_processes > 1:
+            lost = broadcast_object_list(lost)
+        if lost[0]:
+            engine.best = None
+        if engine.best is None and self.files is not None:
+            self.files.remove(BEST)
+            if lost[0]:
+                warnings.warn(
+                    f"the best epoch until then, {best['epoch'] + 1}, is no longer kept: the best "
+                    f"checkpoint is chosen among the epochs from {engine.epoch + 1} on",
+                    stacklevel=2,
+                )
+        engine.save(best=here)
 
     def _mend_files(self, engine: Engine) -> None:
         # A training that was killed between the run store's checkpoint and these files

@@ -221,3 +221,59 @@ def test_an_average_that_the_run_did_not_begin_with_is_told_by_its_name(tmp_path
     with pytest.raises(CheckpointError, match="with 'ema', 'average_best_models', which this"):
         again(averaged)
     again(averaged, ema=True, average_best_models=2)
+
+
+def swinging(*factors):
+    """A learning rate of its own for each epoch; a negative one makes the model worse."""
+    return {
+        "lr_mode": "Function",
+        "lr_schedule_function": lambda initial_lr, epoch, **_: initial_lr * factors[epoch],
+        "save_ckpt_epoch_list": list(range(1, len(factors) + 1)),
+        "max_epochs": len(factors),
+    }
+
+
+def test_going_back_to_an_epoch_that_was_the_best_makes_it_the_best_again(tmp_path):
+    first = trained(tmp_path, **swinging(1, 1, 1))
+    assert first.run.best_step == 3 * 128
+    there = first.checkpoints_dir / "ckpt_epoch_1.pth"
+    back = trained(tmp_path, resume_path=there, **swinging(1))
+    assert back.run.best_step == 128
+    best, kept = (
+        torch.load(path, weights_only=True)
+        for path in (back.checkpoints_dir / "ckpt_best.pth", there)
+    )
+    assert best["step"] == 128
+    assert all(torch.equal(best["net"][k], v) for k, v in kept["net"].items())
+
+
+def test_going_back_behind_a_best_that_was_pruned_chooses_anew(tmp_path):
+    first = trained(tmp_path, **swinging(1, -1, 4))
+    assert first.run.best_step == 3 * 128
+    there = first.checkpoints_dir / "ckpt_epoch_2.pth"
+    with pytest.warns(UserWarning, match="the best epoch until then, 1, is no longer kept"):
+        back = trained(tmp_path, resume_path=there, **swinging(1, -1))
+    assert back.run.best_step is None
+    assert not (back.checkpoints_dir / "ckpt_best.pth").exists()
+    on = trained(tmp_path, resume_path=there, **swinging(1, -1, 0))
+    assert on.run.best_step == 3 * 128  # no better than the first, which is gone
+
+
+def test_going_back_averages_only_epochs_whose_weights_are_kept(tmp_path):
+    first = trained(tmp_path, average_best_models=1, **swinging(1, 1))
+    there = first.checkpoints_dir / "ckpt_epoch_1.pth"
+    with pytest.warns(UserWarning, match="the weights of epoch 1 are no longer kept"):
+        back = trained(tmp_path, resume_path=there, average_best_models=1, **swinging(1, 0))
+    assert back.results["loss.average_model"] == back.results["loss.valid"]
+
+
+def test_killed_after_going_back_it_goes_on_from_there(tmp_path):
+    first = trained(tmp_path, **swinging(1, 1, 1))
+    with pytest.raises(RuntimeError, match="stopped"):
+        trained(
+            tmp_path,
+            resume_path=first.checkpoints_dir / "ckpt_epoch_2.pth",
+            phase_callbacks=[Stop(2)],
+            **swinging(1, 1, 1),
+        )
+    assert first.run.checkpoints == [2 * 128]
