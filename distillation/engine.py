@@ -121,7 +121,8 @@ class Engine(StepCalls, Resumable, ManyProcesses):
         self.max_train_batches, self.max_valid_batches = max_train_batches, max_valid_batches
         self.watch, self.watch_mode = watch, watch_mode
         self.states, self.samples_of = dict(states or {}), samples_of
-        self.hooks, self.batch_index = HookList([*hooks, *run_log(recorder)]), batch_index
+        logs = run_log(recorder, self.accelerator.is_main_process)
+        self.hooks, self.batch_index = HookList([*hooks, *logs]), batch_index
         self.wrapped: dict[str, nn.Module] = {}
 
         self.is_train, self.split = False, "train"

@@ -46,6 +46,6 @@ class RunLog(Hooks):
             file.write(f"{now}  {text}\n")
 
 
-def run_log(recorder: Any) -> list[Hooks]:
-    """The hooks that log a training of `recorder`'s; none where nothing is recorded."""
-    return [] if recorder is None else [RunLog()]
+def run_log(recorder: Any, main: bool) -> list[Hooks]:
+    """The hooks that log a training of `recorder`'s; none where this process records nothing."""
+    return [RunLog()] if recorder is not None and main else []
