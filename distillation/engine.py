@@ -60,7 +60,8 @@ class Engine(StepCalls, Resumable, ManyProcesses):
         log_every: batches between two rows of running means (split `train_step`); 0: none.
         validate_every: epochs between evaluations; the last epoch is always evaluated.
         watch, watch_mode: metric that chooses the best checkpoint (`accuracy.valid`, "max").
-        states: further objects with `state_dict` / `load_state_dict`.
+        states: further objects with `state_dict` / `load_state_dict`. One with `per_process =
+            True` has a state on each process; of the others the main process's is for all.
         hooks: called at the places named in `distillation.hooks`.
         samples_of: batch -> number of samples; by default the length of its first tensor.
     """

@@ -38,7 +38,18 @@ class Resumable:
         """Everything but the weights, as plain values and tensors."""
         # Between two epochs nothing but its state says how far a loader's own generator has come
         own = [g.get_state() for g in own_generators(self.train_loader)]
-        ranks = [{"rng": get_rng_state(), "epoch_rng": self._epoch_rng, "loader": own}]
+        states = {name: s.state_dict() for name, s in self.states.items()}
+        apart = [name for name, s in self.states.items() if getattr(s, "per_process", False)]
+        # Sums of an epoch that is not over are of each process's own batches
+        ranks = [
+            {
+                "rng": get_rng_state(),
+                "epoch_rng": self._epoch_rng,
+                "loader": own,
+                "meters": [self.epoch_meters.state_dict(), self.step_meters.state_dict()],
+                "states": {name: states.pop(name) for name in apart},
+            }
+        ]
         if self.accelerator.num_processes > 1:
             ranks = gather_object(ranks)
         return {
@@ -54,10 +65,9 @@ class Resumable:
             "scaler": self.scaler.state_dict(),
             "given": self._given,
             "ranks": ranks,
-            "meters": [self.epoch_meters.state_dict(), self.step_meters.state_dict()],
             "best": self.best,
             "metrics": self.metrics,
-            "states": {name: s.state_dict() for name, s in self.states.items()},
+            "states": states,
         }
 
     def save(self, best: bool = False) -> None:
@@ -83,7 +93,8 @@ class Resumable:
         if self.recorder is None and self.accelerator.num_processes == 1:
             raise ConfigError("fit(resume=True) needs the recorder of the run to go on with")
         folder: list[str | None] = [None]
-        if self.recorder is not None:
+        main = self.recorder is not None and self.accelerator.is_main_process
+        if main:
             step = self.recorder.last_step()
             if step is not None:
                 folder = [str(self.recorder.path / "checkpoints" / str(step))]
@@ -92,11 +103,16 @@ class Resumable:
         if folder[0] is not None:
             checkpoint = read_checkpoint(folder[0])
             self.load_state_dict(checkpoint.weights, checkpoint.state)
-        if self.recorder is not None:
+        unnoted = [False]
+        if main:
             # Only now: a checkpoint that cannot be used costs no rows
             self.recorder.rewind(step, self._will_be_logged)
             if self.best and self.best["step"] == step != self.recorder.run.best_step:
-                self.save(best=True)  # killed after it was written, before it was noted as best
+                unnoted = [True]  # killed after it was written, before it was noted as best
+        if self.accelerator.num_processes > 1:
+            unnoted = broadcast_object_list(unnoted)
+        if unnoted[0]:
+            self.save(best=True)
         return folder[0] is not None
 
     def _will_be_logged(self, row: dict[str, Any]) -> bool:
@@ -106,13 +122,17 @@ class Resumable:
 
     def load_state_dict(self, weights: dict[str, dict[str, torch.Tensor]], state: dict) -> None:
         """Go on from `state`; hyper-parameters that were given anew win over those in it."""
-        self._refuse_other_parts({*weights, *state["states"]})
         ranks = state["ranks"]
         if len(ranks) != self.accelerator.num_processes:
             raise CheckpointError(
                 f"the run was trained by {len(ranks)} processes and cannot go on exactly with "
                 f"{self.accelerator.num_processes}"
             )
+        mine = ranks[self.accelerator.process_index]
+        # In older checkpoints the first process's stand for all
+        meters = mine["meters"] if "meters" in mine else state["meters"]
+        states = {**state["states"], **mine.get("states", {})}
+        self._refuse_other_parts({*weights, *states})
         for name, module in self.modules.items():
             load_strict(module, weights[name], what=f"{name} of the checkpoint")
         take_up(self.optimizer, self.scheduler, state, self._given, state["update"])
@@ -122,13 +142,10 @@ class Resumable:
         self._epoch_trained, self._extra = state.get("epoch_trained", False), state.get("extra", {})
         self.samples, self.update = state["samples"], state["update"]
         self.best, self.metrics = state["best"], state["metrics"]
-        for meters, saved in zip(
-            (self.epoch_meters, self.step_meters), state["meters"], strict=True
-        ):
-            meters.load_state_dict(saved)
+        for meter, saved in zip((self.epoch_meters, self.step_meters), meters, strict=True):
+            meter.load_state_dict(saved)
         for name, owner in self.states.items():
-            owner.load_state_dict(state["states"][name])
-        mine = ranks[self.accelerator.process_index]
+            owner.load_state_dict(states[name])
         self._epoch_rng, self._step_rng = mine["epoch_rng"], mine["rng"]
         set_rng_state(self._step_rng)
         generators = own_generators(self.train_loader)

@@ -13,6 +13,7 @@ from torch import nn
 
 from distillation import runs
 from distillation.engine import Engine
+from distillation.hooks import Hooks
 from distillation.interrupts import StopSignals
 
 EPOCHS, BATCH = 2, 32
@@ -52,6 +53,25 @@ def engine_of(rank: int, world_size: int, **options) -> Engine:
     return engine
 
 
+class SaveAndKillAt(KillAt):
+    """Ends the training after the batch of this number, with a checkpoint of that moment."""
+
+    def on_batch_start(self, engine, batch):
+        if self.left == 0:
+            engine.save()
+        super().on_batch_start(engine, batch)
+
+
+class LoseTheNote(Hooks):
+    """Ends the training after its last checkpoint, with no note of which one is the best."""
+
+    def on_checkpoint(self, engine, best):
+        if engine.epoch == EPOCHS:
+            if engine.recorder is not None:
+                engine.recorder._write_info(best_step=None)
+            raise Killed
+
+
 def in_a_process(rank: int, world_size: int, port: int, root: str) -> None:
     """What each of the processes does: an uninterrupted run, a killed and resumed one, a stop."""
     os.environ.update(
@@ -71,18 +91,27 @@ def in_a_process(rank: int, world_size: int, port: int, root: str) -> None:
             return None
         return runs.resume(uuid, root=folder) if uuid else runs.create("two", root=folder)
 
-    # Killed in the middle of the second epoch, after the checkpoint that ended the first
-    record = recorder()
-    try:
-        engine_of(rank, world_size, recorder=record, hooks=[KillAt(10)]).fit()
-    except Killed:
+    def killed_and_resumed(hook, **options):
+        record = recorder()
+        try:
+            engine_of(rank, world_size, recorder=record, hooks=[hook], **options).fit()
+        except Killed:
+            if record is not None:
+                record.finish("interrupted")
+        record = recorder(record.uuid if record else None)
+        engine = engine_of(rank, world_size, recorder=record, **options)
+        metrics = engine.fit(resume=True)
         if record is not None:
-            record.finish("interrupted")
-    record = recorder(record.uuid if record else None)
-    resumed = engine_of(rank, world_size, recorder=record)
-    again = resumed.fit(resume=True)
-    if record is not None:
-        record.finish()
+            record.finish()
+        return engine, metrics, record
+
+    # Killed in the middle of the second epoch, after the checkpoint that ended the first
+    resumed, again, record = killed_and_resumed(KillAt(10))
+    # The same, after a checkpoint there
+    _, halfway, _ = killed_and_resumed(SaveAndKillAt(11))
+    # Killed at the end, with the best checkpoint written, but not noted as the best
+    watch = {"watch": "loss.test", "watch_mode": "min"}
+    noted, _, best_record = killed_and_resumed(LoseTheNote(), **watch)
 
     # A signal that only the second process gets ends both
     stopped = engine_of(rank, world_size)
@@ -94,6 +123,9 @@ def in_a_process(rank: int, world_size: int, port: int, root: str) -> None:
             "metrics": metrics,
             "resumed": weights(resumed),
             "metrics again": again,
+            "metrics halfway": halfway,
+            "best": noted.best["step"],
+            "best noted": best_record.run.best_step if best_record else None,
             "samples": whole.samples,
             "stopped": stopped._stop_is_asked(),
             "uuid": record.uuid if record else None,
@@ -145,6 +177,16 @@ def test_a_resumed_training_of_two_processes_is_bit_identical(two):
     for found in two[0]:
         assert_close(found["resumed"], found["whole"], 0)
         assert found["metrics again"] == found["metrics"]
+
+
+def test_metrics_of_an_epoch_that_was_taken_up_halfway_count_each_sample_once(two):
+    for found in two[0]:
+        assert found["metrics halfway"] == found["metrics"]
+
+
+def test_the_last_checkpoint_is_noted_as_the_best_by_all_processes_together(two):
+    assert [found["best"] for found in two[0]] == [400, 400]
+    assert two[0][0]["best noted"] == 400
 
 
 def test_a_signal_to_one_process_stops_all(two):

@@ -220,6 +220,21 @@ def test_another_number_of_processes_is_refused(tmp_path):
     assert same(weights(engine), before)
 
 
+def test_a_checkpoint_from_before_each_process_kept_its_sums_is_taken_up(tmp_path):
+    whole = make_engine()
+    whole.fit()
+    uuid = train_until_killed(tmp_path, 13)
+    run = runs.find(uuid, root=tmp_path)
+    found = run.checkpoint("last")
+    state = found.state
+    for rank in state["ranks"]:
+        state["meters"] = rank.pop("meters")
+        del rank["states"]
+    engine = make_engine()
+    engine.load_state_dict(found.weights, state)
+    assert engine.fit() == whole.metrics
+
+
 def test_other_modules_are_refused(tmp_path):
     uuid = train_until_killed(tmp_path, 5)
 

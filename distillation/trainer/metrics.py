@@ -116,6 +116,8 @@ class MetricSet:
     list. With several processes torchmetrics gathers the states.
     """
 
+    per_process = True  #: each process has a state of its own, of the batches that it saw
+
     def __init__(self, entries: Iterable[Any], device: torch.device | str = "cpu"):
         self.metrics: dict[str, torchmetrics.Metric] = {}
         for entry in entries:
