@@ -198,6 +198,7 @@ class Engine(StepCalls, Resumable, ManyProcesses):
     def evaluate(self, loader: Iterable, split: str) -> dict[str, float]:
         """Metrics of one pass over `loader` without gradients; leaves no trace in the training."""
         with self._evaluating(split):
+            self._share_buffers()
             self.hooks.on_validate_start(self, split)
             index = self.batch_index(None)
             with torch.no_grad():

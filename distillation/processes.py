@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
 from distillation.meters import Meters
+
+
+def share_first(tensors: Iterable[torch.Tensor]) -> None:
+    """Give every process the first one's tensors."""
+    for tensor in tensors:
+        whole = tensor.detach().contiguous()  # what a broadcast takes
+        torch.distributed.broadcast(whole, 0)
+        if not tensor.is_contiguous():
+            tensor.detach().copy_(whole)
 
 
 class ManyProcesses:
@@ -26,6 +37,17 @@ class ManyProcesses:
         if self.accelerator.num_processes == 1:
             return tensor
         return self.accelerator.reduce(tensor, reduction="sum")
+
+    def _share_buffers(self) -> None:
+        """Give every process the first one's buffers, which are those that a checkpoint holds.
+
+        Batch statistics are of each process's own share, and DDP evens them out only before the
+        next training batch.
+        """
+        if self.accelerator.num_processes > 1:
+            for module in self.modules.values():
+                for part in module.modules():
+                    share_first(part.buffers(recurse=False))
 
     def _group_total(self, counts: list[int]) -> tuple[torch.Tensor | int | None, list[int]]:
         """Divisor of each micro-batch's samples, and its samples over all processes.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -100,9 +99,3 @@ def average_gradients(parameters: list[torch.nn.Parameter], processes: int) -> N
             parameter.grad = torch.zeros_like(parameter)
         torch.distributed.all_reduce(parameter.grad)
         parameter.grad /= processes
-
-
-def same_start(values: Iterable[Any]) -> None:
-    """Give every process the first one's tensors."""
-    for value in values:
-        torch.distributed.broadcast(value.detach(), 0)

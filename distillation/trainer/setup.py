@@ -13,6 +13,7 @@ from torch import nn
 from distillation.compiling import compile_in_place
 from distillation.engine import Engine
 from distillation.errors import ConfigError
+from distillation.processes import share_first
 from distillation.progress import Progress
 from distillation.table_option import is_online
 from distillation.trainer import loaders
@@ -287,9 +288,9 @@ class Setup:
             ids = None if self.device.type == "cpu" else [self.device.index]
             wrapped = nn.parallel.DistributedDataParallel(net, device_ids=ids)
             engine.wrapped["model"] = training.runner = wrapped
-            loaders.same_start(training.outside)
+            share_first(training.outside)
             if self.ema is not None:
-                loaders.same_start(self.ema.module.state_dict().values())
+                share_first(self.ema.module.state_dict().values())
 
 
 def _fresh(entries: list[Any]) -> list[Any]:

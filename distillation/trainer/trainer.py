@@ -307,7 +307,7 @@ class Trainer:
         passes = Passes(task, params, metrics, callbacks, ema)
         engine = Engine(
             passes.step,
-            modules={},
+            modules={"student": task.student, **({"ema": ema} if ema is not None else {})},
             optimizer=None,
             train_loader=(),
             epochs=0,

@@ -29,10 +29,13 @@ PARAMS = {
 
 
 class Stop(Callback):
-    """Raises in the fifth epoch, on every process."""
+    """Raises at a batch of an epoch, on every process."""
+
+    def __init__(self, epoch, batch=0):
+        self.place = (epoch, batch)
 
     def on_train_batch_start(self, context):
-        if context.epoch == 4:
+        if (context.epoch, context.batch_idx) == self.place:
             raise RuntimeError("stopped")
 
 
@@ -65,18 +68,39 @@ def ordinary(batch_size):
     return DataLoader(data, batch_size=batch_size, shuffle=False)
 
 
-def norm_net(root, name, sync):
-    class Plain(NormNet):
-        def __init__(self):
-            super().__init__()
-            self.drop = nn.Identity()
+class Normed(NormNet):
+    """Batch norm without dropout."""
 
-    net = make(Plain)
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Identity()
+
+
+def norm_net(root, name, sync):
+    net = make(Normed)
     trainer = Trainer(name, root)
     params = {"max_epochs": 1, "max_train_batches": 4, "silent_mode": True, "sync_bn": sync}
     trainer.train(net, params, loaders(32)[0])
     assert type(net.norm) is nn.BatchNorm2d
     return net
+
+
+def judged(root, name, **params):
+    """A loss over the test images by all processes, and by this one alone with its model."""
+    valid = loaders()[1]
+    trainer = Trainer(name, root)
+    params = {"max_epochs": 1, "silent_mode": True, **params}
+    tested = name == "tested"
+    trainer.train(make(Normed), params, loaders(32)[0], None if tested else valid)
+    if tested:
+        loss = trainer.test(test_loader=valid)["CrossEntropyLoss/Loss"]
+    else:
+        loss = trainer.results["loss.valid"]
+    model = (trainer.ema_model or trainer.net).eval()
+    batch = valid.batch(0, 0)
+    with torch.no_grad():
+        alone = nn.functional.cross_entropy(model(batch.images), batch.labels)
+    return loss, float(alone)
 
 
 def evaluated(trainer):
@@ -114,6 +138,10 @@ def everything(root, processes):
     found["batch norm"] = weights(norm_net(root, "bn", False))
     found["sync_bn"] = weights(norm_net(root, "sync", True))
 
+    found["validated"] = judged(root, "validated")
+    found["averaged"] = judged(root, "averaged", ema=True, ema_params={"decay": 0.5})
+    found["tested"] = judged(root, "tested")
+
     if processes > 1:
         whole = {"ema": False, "fsdp": True}
         sharded = kd(root, "sharded", save_ckpt_epoch_list=[4], clip_grad_norm=100.0, **whole)
@@ -129,9 +157,23 @@ def everything(root, processes):
         found["fsdp same object"] = type(again.net.student).__name__
 
     try:
-        kd(root, "stopped", phase_callbacks=[Stop()])
+        kd(root, "stopped", phase_callbacks=[Stop(4)])
     except RuntimeError:
         found["resumed"] = weights(kd(root, "stopped", resume=True).net.student)
+
+    # Six batches an epoch; the last checkpoint is of the sixteenth update
+    halfway = {"loader": loaders(24)[0], "max_train_batches": None, "max_epochs": 3}
+    found["halfway whole"] = kd(root, "halfway whole", **halfway).results["accuracy.train"]
+    try:
+        stop = [Stop(2, 5)]
+        kd(root, "halfway", phase_callbacks=stop, save_seconds=1e-9, **halfway)
+    except RuntimeError:
+        resumed = kd(root, "halfway", resume=True, **halfway)
+        found["halfway"] = resumed.results["accuracy.train"]
+
+    kd(root, "best", max_epochs=1)
+    longer = kd(root, "best", max_epochs=2, resume=True)
+    found["epochs after the best"] = len(longer.run.curve("loss.train")[0])
     return found
 
 

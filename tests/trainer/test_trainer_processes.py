@@ -81,6 +81,20 @@ def test_what_was_taken_over_is_gathered(one, two, name):
     assert two[name] == pytest.approx(one[name], abs=1e-5)
 
 
+def test_metrics_of_an_epoch_that_was_taken_up_halfway_count_each_sample_once(two):
+    assert two["halfway"] == two["halfway whole"]
+
+
+@pytest.mark.parametrize("name", ["validated", "averaged", "tested"])
+def test_every_process_evaluates_with_the_batch_statistics_that_are_saved(two, name):
+    together, alone = two[name]
+    assert together == pytest.approx(alone, abs=1e-6)
+
+
+def test_a_run_whose_last_checkpoint_is_its_best_goes_on(two):
+    assert two["epochs after the best"] == 2
+
+
 def test_each_image_is_counted_once_in_the_evaluation(one, two):
     assert one["evaluated"] == two["evaluated"] == two["fsdp evaluated"] == 64
 
@@ -103,6 +117,12 @@ def test_one_run_is_recorded_for_each_training(two, root):
     assert len(runs.list(root / "runs", experiment="plain")) == 1
     assert len(runs.list(root / "runs", experiment="stopped")) == 1
     assert {run.status for run in runs.list(root / "runs")} == {"completed"}
+
+
+def test_the_main_process_alone_writes_the_log(two, root):
+    (run,) = runs.list(root / "runs", experiment="plain")
+    lines = (run.path / "train.log").read_text().splitlines()
+    assert sum("begins, 10 epochs" in line for line in lines) == 1
 
 
 @effect_of("fsdp")
