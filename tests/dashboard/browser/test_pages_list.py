@@ -78,6 +78,31 @@ def test_settings_that_tell_runs_of_a_name_apart_are_shown_unasked(tab, tmp_path
         assert not kit.column(tab, "momentum")
 
 
+def test_every_run_shows_some_metric_unasked(tab, tmp_path):
+    """An experiment tests, a trainer validates, the toolkit names what its pipeline returns."""
+    recorded = {
+        "experiment": ["accuracy.test", "agreement.test", "loss.test", "loss.train"],
+        "trainer": ["accuracy.valid", "loss.valid", "loss.train", "learning_rate"],
+        "toolkit": ["inference_result.test", "loss.train", "learning_rate"],
+    }
+    for experiment, metrics in recorded.items():
+        for _ in range(2 if experiment == "trainer" else 1):
+            with runs.create(experiment, root=tmp_path) as recorder:
+                recorder.log(10, 0, dict.fromkeys(metrics, 0.5))
+    with kit.dashboard(tmp_path) as address:
+        kit.open_list(tab, address)
+        heads = [name for name in kit.texts(tab, ".runs thead th") if "." in name]
+        assert heads == ["accuracy.test", "inference_result.test", "accuracy.valid"]
+        shown = [kit.column(tab, name) for name in heads]
+        assert [row.count("–") for row in zip(*shown, strict=True)] == [2] * 4
+        for name in ("experiment", "toolkit"):
+            [run] = runs.list(tmp_path, experiment=name)
+            runs.remove(run.uuid, root=tmp_path)
+        tab.wait("document.querySelectorAll('.runs tbody tr').length === 2")
+        heads = [name for name in kit.texts(tab, ".runs thead th") if "." in name]
+        assert heads == ["accuracy.valid", "loss.valid"]
+
+
 def test_a_tick_leaves_the_other_rows_in_the_table(tab, origin):
     kit.open_list(tab, origin)
     tab.run(

@@ -74,6 +74,26 @@ def test_long_words_of_a_run_do_not_widen_a_page(tab, tmp_path):
         assert kit.text(tab, "h1") == word  # whole where there is room
 
 
+def test_a_wide_list_scrolls_in_its_frame_and_cuts_off_no_setting(tab, tmp_path):
+    loss = "KDLogitsLoss(CrossEntropyLoss(), LogitsDistillationLoss(temperature={}, dim=1))"
+    for i in range(2):
+        config = {"training_params": {"initial_lr": 0.1 * (i + 1), "loss": loss.format(i + 1)}}
+        with runs.create("wide", name="kd", config=config, root=tmp_path):
+            pass
+    with kit.dashboard(tmp_path) as address:
+        for width in (1300, 800):
+            kit.open_list(tab, address, width=width, height=800)
+            assert not kit.sideways(tab)
+            assert tab.run(
+                """[...document.querySelectorAll('.runs td, .runs th')]
+                    .every(cell => cell.scrollWidth <= cell.clientWidth + 1)"""
+            )
+            tab.run("document.querySelector('#list .wide').scrollLeft = 9999")
+            last = "document.querySelector('.runs thead th:last-child').getBoundingClientRect()"
+            assert tab.run(f"{last}.right") <= width
+            assert loss.format(2) in kit.text(tab, "#list").replace("\n", "")
+
+
 def test_cells_say_their_column_on_a_phone(tab, pages):
     show(tab, pages["runs"], **kit.PHONE)
     cell = "document.querySelector('.runs td[data-column=\"accuracy.test\"]')"

@@ -1,7 +1,7 @@
 // What can stand in a column of the list, and which of it one wants to see.
 
 import { el, fill, memory } from "./dom.js";
-import { count, duration, epoch, moment, nameOf, number, own, ranked, scalar, short } from "./format.js";
+import { count, duration, epoch, moment, nameOf, number, own, parts, ranked, scalar, short } from "./format.js";
 import { status } from "./parts.js";
 
 function progress(run) {
@@ -43,12 +43,16 @@ const metric = (name) => ({
   value: (r) => own(r.metrics, name),
   cell: (r) => number(own(r.metrics, name)),
 });
+const LONG = 24; // characters of a value that gets several lines
 const setting = (key) => ({
   id: `config ${key}`,
   title: key,
   number: true,
   value: (r) => own(r.config, key),
-  cell: (r) => scalar(own(r.config, key)),
+  cell: (r) => {
+    const text = scalar(own(r.config, key));
+    return text.length > LONG ? el("span", { class: "long" }, text) : text;
+  },
 });
 
 const names = (runs, part) => new Set(runs.flatMap((run) => Object.keys(run[part])));
@@ -82,10 +86,35 @@ function telling(runs) {
   return [...times.keys()].sort((a, b) => times.get(b) - times.get(a) || a.localeCompare(b));
 }
 
+const LEAST = 3; // metrics that are shown unasked
+const MOST = 6;
+
+/** The first metric of each run, so that none shows nothing; then of each kind the split most have. */
+function telltales(runs) {
+  const order = ranked(names(runs, "metrics"));
+  const has = (run, name) => Object.hasOwn(run.metrics, name);
+  const times = (name) => runs.filter((run) => has(run, name)).length;
+  const firsts = new Map();
+  for (const run of runs) {
+    const first = order.find((name) => has(run, name));
+    if (first) firsts.set(first, (firsts.get(first) || 0) + 1);
+  }
+  const shown = [...firsts.keys()].sort((a, b) => firsts.get(b) - firsts.get(a)).slice(0, MOST);
+  const kinds = new Map(shown.map((name) => [parts(name)[0], null]));
+  for (const name of order) {
+    const [kind, split] = parts(name);
+    const known = kinds.get(kind);
+    // A value of the training nearly every run has, but it tells less
+    if (known === undefined || (known && split !== "train" && times(name) > times(known))) kinds.set(kind, name);
+  }
+  const others = [...kinds.values()].filter(Boolean);
+  return [...shown, ...others.slice(0, Math.max(0, LEAST - shown.length))];
+}
+
 function usual(runs) {
   const several = new Set(runs.map((run) => run.experiment)).size > 1;
   const facts = USUAL.filter((id) => several || id !== "experiment");
-  const most = ranked(names(runs, "metrics")).slice(0, 3).map((name) => `metric ${name}`);
+  const most = telltales(runs).map((name) => `metric ${name}`);
   const comments = runs.some((run) => run.comment) ? ["comment"] : [];
   const settings = telling(runs).slice(0, 2).map((key) => `config ${key}`);
   return [...facts, ...most, ...settings, ...comments];
@@ -93,7 +122,8 @@ function usual(runs) {
 
 /** The columns to show: those that were chosen, else the usual ones; the note stands last. */
 export function chosenColumns(runs) {
-  const wanted = memory.get("columns", null) || usual(runs);
+  const seen = runs.filter((run) => !run.hidden);
+  const wanted = memory.get("columns", null) || usual(seen.length ? seen : runs);
   const all = columnsOf(runs).slice(1);
   const found = all.filter((c) => wanted.includes(c.id));
   return [...found.filter((c) => !c.text), ...found.filter((c) => c.text)];

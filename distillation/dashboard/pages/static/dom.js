@@ -19,6 +19,9 @@ export function svg(tag, attributes = {}, ...children) {
   return node;
 }
 
+/** A name that may go on in the next line after a point, a slash or an underscore. */
+export const breakable = (text) => text.split(/(?<=[._/])/).flatMap((part) => [el("wbr"), part]).slice(1);
+
 export const byId = (id) => document.getElementById(id);
 
 /** Replace what `node` holds. */

@@ -2,7 +2,7 @@
 
 import { poll, setHidden, trouble } from "./api.js";
 import { columnsOf, chosenColumns, columnMenu } from "./columns.js";
-import { byId, command, el, empty, fill } from "./dom.js";
+import { breakable, byId, command, el, empty, fill } from "./dom.js";
 import { fullNameOf, nameOf, short } from "./format.js";
 import { about, noteDialog } from "./parts.js";
 
@@ -92,7 +92,7 @@ function heading(column) {
       class: column.number ? "number" : null,
       "aria-sort": is ? (state.down ? "descending" : "ascending") : null,
     },
-    el("button", { type: "button", onclick: () => sortBy(column.id), "data-sort": column.id }, column.title),
+    el("button", { type: "button", onclick: () => sortBy(column.id), "data-sort": column.id }, breakable(column.title)),
   );
 }
 
