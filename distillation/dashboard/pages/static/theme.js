@@ -2,21 +2,22 @@
 (() => {
   "use strict";
   const root = document.documentElement;
-  const remembered = () => {
-    try { return localStorage.getItem("theme"); } catch { return null; }
-  };
-  if (["light", "dark"].includes(remembered())) root.dataset.theme = remembered();
-  const changed = () => dispatchEvent(new Event("themechange"));
   const system = matchMedia("(prefers-color-scheme: dark)");
-  system.addEventListener("change", changed);
+  let chosen = null;
+  try { chosen = localStorage.getItem("theme"); } catch { /* the system's, then */ }
+  const show = () => {
+    root.dataset.theme = ["light", "dark"].includes(chosen) ? chosen : system.matches ? "dark" : "light";
+    dispatchEvent(new Event("themechange"));
+  };
+  show();
+  system.addEventListener("change", show);
   addEventListener("DOMContentLoaded", () => {
     const button = document.getElementById("theme");
     button.hidden = false;
     button.addEventListener("click", () => {
-      const now = root.dataset.theme || (system.matches ? "dark" : "light");
-      root.dataset.theme = now === "dark" ? "light" : "dark";
-      try { localStorage.setItem("theme", root.dataset.theme); } catch { /* for this page only */ }
-      changed();
+      chosen = root.dataset.theme === "dark" ? "light" : "dark";
+      try { localStorage.setItem("theme", chosen); } catch { /* for this page only */ }
+      show();
     });
   });
 })();
