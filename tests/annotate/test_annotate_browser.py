@@ -14,6 +14,8 @@ from pathlib import Path
 import chromium
 import pytest
 
+from distillation.annotate import annotate
+
 ROOT = Path(__file__).parents[2]
 STEP = "experiments/cifar10/distill.html"
 PHONE = {"width": 390, "height": 844}
@@ -244,3 +246,30 @@ def test_a_page_reads_from_a_file_without_a_server(window, site):
     window.wait("window.searchIndex")
     assert window.errors == []
     assert window.outside(f"file://{site}/") == []
+
+
+def test_equations_meet_at_their_signs_and_matrices_are_centred(window, tmp_path):
+    aligned = r"\begin{aligned} a &= b & x &= y \\ ccc &= d + e & zzz &= w \end{aligned}"
+    matrix = r"\begin{pmatrix} a & bbb \\ ccc & d \end{pmatrix}"
+    (tmp_path / "page.md").write_text(f"$${aligned}$$\n\n$${matrix}$$\n")
+    annotate([tmp_path / "page.md"], tmp_path / "site")
+    window.open(f"file://{tmp_path}/site/page.html")
+    equations, entries = window.run("""[...document.querySelectorAll('mtable')].map(table =>
+        [...table.querySelectorAll('mtr')].map(row => [...row.children].map(cell => {
+            const range = document.createRange();
+            range.selectNodeContents(cell);
+            const [inner, outer] = [range.getBoundingClientRect(), cell.getBoundingClientRect()];
+            return [outer.left, inner.left, inner.right, outer.right];
+        })))""")
+    signs = []
+    for row in equations:
+        for (_, _, left, _), (_, right, _, _) in (row[:2], row[2:]):
+            assert right - left < 8  # the space of the sign
+        assert row[2][1] - row[1][3] > 20
+        signs.append((row[0][2], row[2][2]))
+    assert signs[0] == pytest.approx(signs[1], abs=0.5)
+    for outer_left, inner_left, inner_right, outer_right in (
+        cell for row in entries for cell in row
+    ):
+        assert inner_left - outer_left == pytest.approx(outer_right - inner_right, abs=1)
+        assert inner_left - outer_left > 4
