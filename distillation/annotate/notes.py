@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from latex2mathml.commands import MATRICES
 from latex2mathml.converter import convert_to_element
 from markdown_it import MarkdownIt
-from markdown_it.rules_block import StateBlock
+from markdown_it.rules_block import StateBlock, reference
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
 _INLINE_HTML = re.compile(r'<a (?:id|name)="([\w.:-]+)"></a>|<!--.*?-->', re.S)
 _LONE_DOLLAR = re.compile(r"[^\s\d${][^`\n]*[\\^]")
 _REFERENCE = re.compile(r"(?<![\w\])])\[[^\[\]]+\]\[[A-Za-z][^\[\]]+\]")
+_FOOTNOTE = re.compile(r"\[\^[^\s\[\]]+\]")
 _SECTION = re.compile(r"(Args|Arguments|Attributes|Returns|Raises|Yields|Examples?|Notes?):\s*$")
 _ITEM = re.compile(r"(\*{0,2}[\w.]+(?:, \*{0,2}[\w.]+)*(?: \([^)]*\))?):(?= |$)(.*)")
 _CHILDREN = {"mfrac": 2, "msub": 2, "msup": 2, "msubsup": 3, "munder": 2, "mover": 2, "mroot": 2}
@@ -187,8 +188,12 @@ def _prepare(token: Token, line: int, page: Page) -> None:
         token.attrSet("src", page.picture(str(token.attrGet("src")), line))
     elif token.type == "anchor" and token.content:
         page.ids.add(token.content)
-    elif token.type == "text" and (undefined := _REFERENCE.search(token.content)):
-        page.problem(line, f"dead link: {undefined[0]} is defined nowhere here (or is it `code`?)")
+    elif token.type == "text":
+        for footnote in _FOOTNOTE.findall(token.content):
+            page.problem(line, f"footnotes are not supported: {footnote} (or is it `code`?)")
+        if undefined := _REFERENCE.search(token.content):
+            text = f"dead link: {undefined[0]} is defined nowhere here (or is it `code`?)"
+            page.problem(line, text)
     elif token.type == "dollar" and token.meta["lone"]:
         page.problem(line, "a lone $: close the formula, or write \\$")
 
@@ -285,6 +290,11 @@ def _math_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     return True
 
 
+def _definition(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """Where a link's name leads; a footnote's text looks like it, and stays to be seen."""
+    return not _line(state, start).startswith("[^") and reference(state, start, end, silent)
+
+
 def _doctest(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     if not _line(state, start).startswith(">>> "):
         return False
@@ -339,6 +349,7 @@ def _markdown() -> MarkdownIt:
     md = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
     stops = {"alt": ["paragraph", "reference", "blockquote", "list"]}
     md.block.ruler.before("fence", "math_block", _math_block, stops)
+    md.block.ruler.at("reference", _definition)
     md.block.ruler.before("blockquote", "doctest", _doctest, {"alt": ["paragraph"]})
     md.inline.ruler.before("escape", "math", _math_inline)
     md.inline.ruler.before("autolink", "anchor", _html_inline)

@@ -144,6 +144,20 @@ def test_what_is_no_dead_reference_is_none(text):
     assert page.problems == []
 
 
+def test_a_footnote_is_reported_as_what_it_is():
+    page = Notes()
+    found = shown("one[^1] `[^a-z]`\ntwo[^long]\n\n[^1]: note\n\n[^long]: A longer note.", page)
+    said = "footnotes are not supported: {} (or is it `code`?)"
+    assert page.problems == [
+        (1, said.format("[^1]")),
+        (2, said.format("[^long]")),
+        (4, said.format("[^1]")),
+        (6, said.format("[^long]")),
+    ]
+    assert "[^1]: note" in found  # nothing that was written is lost
+    assert "<a " not in found
+
+
 def test_a_formula_that_does_not_close_is_reported():
     page = Notes()
     shown("one\nand $x^2 more", page)
