@@ -73,7 +73,7 @@ def annotate(
 
     Returns:
         The number of pages, and the problems in order: broken math, links that lead nowhere,
-        docstrings that should be raw, files that are no Python.
+        footnotes, docstrings that should be raw, files that are no Python.
 
     Raises:
         ConfigError: nothing to show, or two files that would be the same page.
@@ -273,11 +273,14 @@ class _Site:
 
 def _write(out: Path, written: dict[str, str | bytes]) -> None:
     """Write all files, and remove those of an earlier site that are no longer part of it."""
+    for place in (out, *out.parents):
+        if place.exists() and not place.is_dir():
+            raise ConfigError(f"{place} is a file; name a folder as --out")
     record = out / _RECORD
     if record.exists():
         for name in set(json.loads(record.read_text(encoding="utf-8"))) - set(written):
             (out / name).unlink(missing_ok=True)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty and no site of ours; name another --out")
     for name, content in {**written, _RECORD: json.dumps(sorted(written))}.items():
         path = out / name

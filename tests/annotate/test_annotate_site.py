@@ -202,6 +202,13 @@ def test_pages_that_are_gone_leave_the_site_and_other_files_are_never_touched(wr
         annotate([root / "exp"], root / "exp")
 
 
+@pytest.mark.parametrize("out", ["taken", "taken/site"])
+def test_a_file_where_the_site_shall_go_is_called_one(write, out):
+    root = write({"exp/a.py": "x = 1\n", "taken": ""})
+    with pytest.raises(ConfigError, match=r"taken is a file"):
+        annotate([root / "exp"], root / out)
+
+
 def test_the_site_does_not_show_itself_nor_hidden_or_installed_files(write):
     root = write(
         {
