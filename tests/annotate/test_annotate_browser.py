@@ -72,6 +72,13 @@ def test_our_own_site_has_no_problem(made):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_every_document_is_on_our_own_site_and_no_tool(site):
+    texts = [path.relative_to(ROOT).with_suffix(".html") for path in ROOT.glob("docs/*.md")]
+    assert {path.name for path in site.glob("docs/*.html")} == {t.name for t in texts} | {
+        "index.html"
+    }
+
+
 def test_every_formula_is_visible(tab, origin):
     tab.open(f"{origin}/{STEP}")
     boxes = tab.run(
