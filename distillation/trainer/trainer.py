@@ -243,6 +243,8 @@ class Trainer:
             )
         count = sum(p.numel() for p in task.student.parameters())
         recorder.update(facts={"parameters": count}, **self.about, **self._about(task))
+        if not params.silent_mode:
+            print(f"recording run {recorder.uuid} in {recorder.path}", flush=True)
         return recorder
 
     def _about(self, task: Task) -> dict[str, Any]:

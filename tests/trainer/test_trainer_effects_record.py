@@ -77,8 +77,10 @@ def test_silent_mode_prints_nothing_and_records_all(tmp_path, capsys):
     trainer = trained(tmp_path, silent_mode=True)
     assert capsys.readouterr().out == ""
     assert rows(trainer, "loss.train")
-    trained(tmp_path, silent_mode=False)
-    assert "loss.train" in capsys.readouterr().out
+    loud = trained(tmp_path, silent_mode=False)
+    told = capsys.readouterr().out
+    assert "loss.train" in told
+    assert told.startswith(f"recording run {loud.run.uuid} in {loud.run.path}\n")
 
 
 @effect_of("log_every")
