@@ -71,7 +71,7 @@ def remade(
             kwargs[place] = part
     try:
         return made(*args, **kwargs)
-    except TypeError as error:
+    except (TypeError, ConfigError) as error:
         raise ConfigError(f"{reference} cannot be made any more: {error}") from error
 
 

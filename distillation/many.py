@@ -100,8 +100,8 @@ def distill_many(
         loader: of `distillation.data`, so that the stream can be taken up again in the middle.
         epochs: passes over the loader.
         valid_loaders: by split name; accuracy, loss (cross entropy), calibration error, agreement
-            with the teacher and KL after each epoch. A `TeacherTable` given as the teacher knows
-            nothing of these images: then the last two are left out.
+            with the teacher and KL after each epoch. A given `TeacherTable`, alone or in an
+            ensemble, knows nothing of these images: then the last two are left out.
         teacher_table: answer for the teacher from a table of its outputs: "auto" (beside the runs
             of `root`), a folder, or a `TeacherTable`, with the layers that the criteria name; None
             runs the teacher, once for each batch. The images of `valid_loaders` have tables of
@@ -152,7 +152,6 @@ def _sources(
 ) -> tuple[TeacherSource, dict[str, TeacherSource]]:
     """Who answers in training, and in each split of the evaluation; `stack` releases them."""
     from distillation.table import TeacherTable
-    from distillation.table.resident import ResidentTable
     from distillation.table_option import TRAIN, is_online, table_sources, teacher_layers
 
     if teacher is None and is_online(table):
@@ -161,8 +160,8 @@ def _sources(
     if teacher is not None:
         source = as_teacher(in_store(teacher, options["root"])).to(options["device"])
         stack.callback(source.release)
-    # A table that is given as the teacher knows the images of the training alone
-    asked = None if isinstance(teacher, TeacherTable | ResidentTable) else source
+    # A table in the given teacher knows the images of the training alone
+    asked = None if source is None or source.keyed else source
     teachers = {} if asked is None else dict.fromkeys(valid_loaders, asked)
     if is_online(table):
         return source, teachers

@@ -42,7 +42,9 @@ class Validation:
             lane.model.eval()
         for split, loader in self.loaders.items():
             counts = [_Count() for _ in lanes]
-            for batch in loader:
+            # As the engine does: always the pictures of epoch 0, which a table has after the first
+            batches = loader.batches(0) if hasattr(loader, "batches") else loader
+            for batch in batches:
                 self._count(batch, lanes, counts, self.teachers.get(split))
             for lane, count, row in zip(lanes, counts, rows, strict=True):
                 row |= {f"{name}.{split}": value for name, value in count.metrics().items()}

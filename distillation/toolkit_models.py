@@ -89,7 +89,8 @@ class ToolkitModule(KDModule):
 class ToolkitLoss(nn.Module):
     """The weighted sum of the losses that `coefficients` name; called with a KDOutput.
 
-    Logits are (N, classes, …), as `cross_entropy` takes them.
+    Classes are the last dimension of the logits; or the second, where targets (N, …) are those that
+    `cross_entropy` takes with logits (N, classes, …).
 
     * `kd_loss`: KL(teacher ‖ student) at temperature T, times T²
     * `ce_loss`: cross-entropy with the target, on logits that are not divided by T; by the dict
@@ -138,10 +139,10 @@ class ToolkitLoss(nn.Module):
         self, name: str, student: Any, teacher: Any, target: Any, own: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
         if name == "kd_loss":
-            return self._kd(student, teacher)
+            return self._kd(student, teacher, target)
         if name == "cos_embed_loss":
             one, other = self._logits(student, "student"), self._logits(teacher, "teacher")
-            return cosine(one, other, dim=1)
+            return cosine(one, other, dim=_class_dimension(one, target))
         if name in own:
             return own[name].float()
         if name != "ce_loss":
@@ -153,12 +154,13 @@ class ToolkitLoss(nn.Module):
             raise ConfigError("ce_loss needs a target, and the batch has none")
         return F.cross_entropy(self._logits(student, "student"), target)
 
-    def _kd(self, student: Any, teacher: Any) -> torch.Tensor:
+    def _kd(self, student: Any, teacher: Any, target: Any) -> torch.Tensor:
         if not isinstance(student, Mapping) and not isinstance(teacher, Mapping):
             one, other = self._logits(student, "student"), self._logits(teacher, "teacher")
-            return kl_divergence(one, other, self.temperature, dim=1)
+            return kl_divergence(one, other, self.temperature, dim=_class_dimension(one, target))
         one, other = self._tempered(student, "student"), self._tempered(teacher, "teacher")
-        return kl_divergence(one, other, dim=1) * self.temperature**2
+        dim = _class_dimension(one, target)
+        return kl_divergence(one, other, dim=dim) * self.temperature**2
 
     def _logits(self, output: Any, whose: str) -> torch.Tensor:
         """Logits that are not divided by the temperature."""
@@ -189,3 +191,8 @@ def _whole(batch: Any) -> tuple[tuple[Any], Any]:
 
 def _as_it_is(output: Any) -> Any:
     return output
+
+
+def _class_dimension(logits: torch.Tensor, target: Any) -> int:
+    shape = (*logits.shape[:1], *logits.shape[2:])
+    return 1 if torch.is_tensor(target) and target.shape == shape else -1

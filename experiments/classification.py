@@ -21,6 +21,7 @@ from distillation.progress import Progress
 from distillation.references import Reference, note, noted
 from distillation.rng import seed_everything
 from distillation.transfer_hook import TransferHook
+from experiments.labml_bridge import own_items
 from experiments.optimizers import OptimizerConfigs
 from experiments.session import Session
 from experiments.trackers import NAMES
@@ -156,6 +157,11 @@ class ClassificationConfigs(BaseConfigs):
             "schedule": "constant",
         },
     }
+
+    def __init__(self, **options: Any):
+        # Values of this class stay with this class
+        with own_items(type(self)):
+            super().__init__(**options)
 
     def run(self):
         """

@@ -6,7 +6,10 @@ the screen is, and notes the computer in a file of the home folder under an iden
 its network address. The run store and the progress display do the former, nobody needs the latter.
 """
 
+import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # labml opens a browser and a network connection when this is set by another project
@@ -14,6 +17,7 @@ os.environ.pop("LABML_APP_URL", None)
 
 from labml import experiment, lab
 from labml.internal.computer import configs as computer_configs
+from labml.internal.configs.config_item import ConfigItem
 from labml.internal.logger import logger_singleton
 
 
@@ -28,6 +32,29 @@ def _quiet() -> None:
     """labml's lines and colours are not shown, and nothing is noted in the home folder"""
     logger_singleton()._Logger__destinations = []
     computer_configs.computer_singleton = _NoComputer
+
+
+@contextmanager
+def own_items(configs: type) -> Iterator[None]:
+    """
+    ### Items of its own for a configuration that is made
+
+    labml writes the values of a class into the items of the classes it extends, and so the digits'
+    temperature into CIFAR-10's. It gets copies to write into.
+    """
+    kept = [
+        (owner, name, item)
+        for owner in configs.__mro__
+        for name, item in vars(owner).items()
+        if isinstance(item, ConfigItem)
+    ]
+    for owner, name, item in kept:
+        setattr(owner, name, copy.copy(item))
+    try:
+        yield
+    finally:
+        for owner, name, item in kept:
+            setattr(owner, name, item)
 
 
 def join_experiment() -> None:

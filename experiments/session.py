@@ -30,7 +30,7 @@ class Session(Hooks):
     * `recorder` writes the run; it is `None` in all processes but the first
     * `root` is the root of the run store
     * `config` is the whole configuration
-    * `resumed` says whether the run goes on from a checkpoint, `status` what it was before
+    * `resumed` says whether the run goes on from a checkpoint
     * `notes` are facts for `run.json`, written when the training begins
     """
 
@@ -41,7 +41,6 @@ class Session(Hooks):
     command: str
     config: dict[str, Any]
     resumed: bool
-    status: str | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     begun: bool = False
 
@@ -86,7 +85,7 @@ class Session(Hooks):
     def _withdraw(self) -> None:
         """A command that was refused leaves no run behind, and changes none"""
         if self.resumed:
-            self.recorder.finish(self.status)
+            self.recorder.withdraw()
         else:
             self.recorder.finish("crashed")
             runs.remove(self.uuid, force=True, root=self.root)
@@ -131,13 +130,12 @@ def open_session(
     check_trackers(options.config["tracker"])
     # Devices, precision and processes
     accelerator = make_accelerator(options.config["device"], options.config["precision"])
-    recorder = status = None
+    recorder = None
     threads = options.config["threads"]
     if threads:
         torch.set_num_threads(threads)
     if accelerator.is_main_process:
         if options.resume:
-            status = runs.find(options.resume, root=options.root).status
             recorder = runs.resume(options.resume, root=options.root)
             # The same number of threads adds in the same order
             recorded = recorder.run.info.get("threads")
@@ -173,5 +171,4 @@ def open_session(
         command=f"python -m experiments.{experiment}.{name}",
         config=options.config,
         resumed=options.resume is not None,
-        status=status,
     )

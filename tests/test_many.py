@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from distillation import runs
-from distillation.data import CropFlip, TensorLoader, digits
+from distillation.data import CropFlip, ReplayableLoader, TensorLoader, digits
 from distillation.distiller import Distiller
 from distillation.errors import CheckpointError, ConfigError, TeacherError
 from distillation.losses import LogitsDistillationLoss, StaticLossBalancer
@@ -168,6 +168,19 @@ def test_each_student_is_compared_with_the_teacher(tmp_path, teacher_table):
         assert told["agreement"] == pytest.approx(agreement)
 
 
+def test_a_validation_shows_the_table_the_same_pictures_in_every_epoch(tmp_path):
+    test = next(iter(TensorLoader(TEST, 60, shuffle=False, mean=TRAIN.mean, std=TRAIN.std)))
+    items = list(zip(test.images, test.labels.tolist(), strict=True))
+    pictures = ReplayableLoader(items, batch_size=20, shuffle=False)
+    teacher, calls = make_teacher(), []
+    options = {"valid_loaders": {"test": pictures}, "teacher_table": "auto", "root": tmp_path}
+    distill_many({"a": make_student()}, teacher, make_loader(), epochs=3, **options)
+    teacher.register_forward_hook(lambda *_: calls.append(1))
+    distill_many({"a": make_student()}, teacher, make_loader(), epochs=3, **options)
+    # But for the few entries that are computed again to see that they are the teacher's
+    assert len(calls) <= 2
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_a_teacher_is_named_by_its_run_of_the_same_store(tmp_path, several):
     first = distill_many(
@@ -186,12 +199,14 @@ def test_a_teacher_is_named_by_its_run_of_the_same_store(tmp_path, several):
     assert torch.equal(weights(by_name["a"]), weights(by_hand["a"]))
 
 
-def test_a_table_as_the_teacher_has_no_say_on_other_images(tmp_path):
+@pytest.mark.parametrize("in_ensemble", [False, True])
+def test_a_table_as_the_teacher_has_no_say_on_other_images(tmp_path, in_ensemble):
     test = TensorLoader(TEST, 60, shuffle=False, mean=TRAIN.mean, std=TRAIN.std)
     with TeacherTable(make_teacher(), tmp_path, ImageInputs.of(make_loader())) as table:
         table.fill()
+        teacher = [table, make_teacher()] if in_ensemble else table
         results = distill_many(
-            {"a": make_student()}, table, make_loader(), epochs=1, valid_loaders={"test": test}
+            {"a": make_student()}, teacher, make_loader(), epochs=1, valid_loaders={"test": test}
         )
     assert set(results["a"].metrics[-1]) >= {"accuracy.test", "ece.test"}
     assert not any(name.startswith(("agreement", "kl")) for name in results["a"].metrics[-1])

@@ -185,6 +185,17 @@ def test_the_loss_is_the_weighted_sum_of_distillation_and_cross_entropy(tmp_path
     assert row["loss.train"] == pytest.approx(total.item(), rel=1e-5)
 
 
+def test_the_classes_of_a_sequence_without_targets_for_them_are_its_last_dimension():
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 2, 7, 5).double()
+    loss = ToolkitLoss({"kd_loss": 1.0, "cos_embed_loss": 1.0}, 2.0)
+    _, items = loss(KDOutput(student, teacher), None)
+    q, p = (student / 2).softmax(-1), (teacher / 2).softmax(-1)
+    assert float(items[1]) == pytest.approx(float(4 * (p * (p / q).log()).sum() / (2 * 7)))
+    expected = 1 - F.cosine_similarity(student, teacher, dim=-1).mean()
+    assert float(items[2]) == pytest.approx(float(expected))
+
+
 def test_the_classes_of_a_map_are_its_second_dimension():
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 2, 3, 4, 5).double()

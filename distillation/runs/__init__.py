@@ -18,8 +18,9 @@ from __future__ import annotations
 
 from distillation.errors import no_other
 from distillation.runs.compare import Comparison, compare
+from distillation.runs.opening import create, resume
 from distillation.runs.places import parse, root
-from distillation.runs.recorder import Recorder, create, resume
+from distillation.runs.recorder import Recorder
 from distillation.runs.run import Run
 from distillation.runs.store import children, experiments, find, remove, scan
 from distillation.runs.store import list_runs as list

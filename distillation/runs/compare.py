@@ -9,6 +9,8 @@ from distillation.errors import RunError
 from distillation.runs.metrics import best_values, is_maximised, last_values
 from distillation.runs.run import Run
 
+_RESUMING = ("resume", "resume_path")
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -85,6 +87,19 @@ def flat(values: Mapping, prefix: str = "") -> dict[str, object]:
         else:
             result[f"{prefix}{key}"] = value
     return result
+
+
+def changes(before: Mapping, now: Mapping) -> dict[str, list]:
+    """`{dotted key: [before, now]}` of the values that both have and that differ.
+
+    That a run is resumed, which some configurations hold, is no change of it.
+    """
+    had, has = flat(before), flat(now)
+    return {
+        key: [had[key], value]
+        for key, value in has.items()
+        if key in had and had[key] != value and key.rpartition(".")[2] not in _RESUMING
+    }
 
 
 def _turn(by_run: Mapping[str, Mapping]) -> dict[str, dict]:

@@ -1,4 +1,4 @@
-"""A run as it is written: `runs.create` and `runs.resume` give a Recorder."""
+"""A run as it is written; `distillation.runs.opening` opens one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from distillation import files
 from distillation.errors import ConfigError, DistillationError, RunError, unknown
-from distillation.runs import environment, lock, metrics, places, store
+from distillation.runs import environment, metrics, places, store
+from distillation.runs.compare import changes
 from distillation.runs.places import CHECKPOINTS, CONFIG, METRICS, RUN
 from distillation.runs.run import Run, steps
 
@@ -25,103 +25,6 @@ if TYPE_CHECKING:
 _FLUSH_SECONDS = 2.0  # rows are promised to be on disk within 5 s
 _FIXED = ("uuid", "started", "status", "ended", "summary", "best_step")
 _ENDED = ("completed", "interrupted", "crashed")
-
-
-def create(
-    experiment: str,
-    *,
-    name: str | None = None,
-    comment: str = "",
-    config: Mapping | None = None,
-    parent: Run | str | None = None,
-    seed: int | None = None,
-    model: object = None,
-    root: str | os.PathLike | None = None,
-    uuid: str | None = None,
-    keep: int = 1,
-) -> Recorder:
-    """Begin a run in `<root>/<experiment>/<uuid>/`; the caller holds it until the recorder ends.
-
-    `parent` is the run of the teacher (a Run, a UUID or a prefix), `model` the reference (or its
-    dict) that says how the model is made, `keep` how many of the last checkpoints stay beside the
-    best. Any number of processes may create runs under one root.
-
-    Raises:
-        ConfigError: a name that makes no folder, a UUID that is none or is taken, `keep` below 1.
-        RunError: there is no such parent, or the root cannot be written.
-    """
-    places.checked_experiment(experiment)
-    if uuid is not None and not places.is_uuid(uuid):
-        raise ConfigError(f"{uuid!r} is no run UUID: 32 hex characters, small letters")
-    base = places.root(root)
-    info = {
-        "uuid": uuid or uuid4().hex,
-        "name": name,
-        "comment": comment,
-        "status": "running",
-        "started": places.now(),
-        "ended": None,
-        "command": environment.command(),
-        "versions": environment.versions(),
-        "threads": environment.threads(),
-        "git_commit": environment.git_commit(),
-        "seed": seed,
-        "parent": _parent_uuid(parent, base),
-        "summary": {},
-        "model": files.jsonable(model, "model"),
-        "facts": {},
-        "best_step": None,
-        "keep": _checked_keep(keep),
-    }
-    folder = base / experiment / info["uuid"]
-    settings = files.dumps(dict(config or {}), indent=2)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
-    except OSError as error:
-        if folder.is_dir():
-            raise ConfigError(f"there is a run {info['uuid']} already; resume it") from None
-        raise RunError(
-            f"no runs can be kept in {base}: {error.strerror or error}; "
-            "name another folder with --runs ROOT or DISTILLATION_RUNS"
-        ) from error
-    held = lock.hold(folder)
-    try:
-        files.atomic_write(folder / CONFIG, settings + "\n")
-        files.atomic_json(folder / RUN, info)
-        return Recorder(folder, info, held)
-    except BaseException:
-        held.release()
-        raise
-
-
-def resume(
-    uuid_or_prefix: str, root: str | os.PathLike | None = None, *, keep: int | None = None
-) -> Recorder:
-    """Go on with a run, in its own folder.
-
-    Raises:
-        RunError: there is no such run, or another process is writing it.
-    """
-    run = store.find_whole(uuid_or_prefix, root)
-    held = lock.hold(run.path)
-    try:
-        info = Run.read(run.path).info  # as the last writer left it
-        again = {
-            "started": places.now(),
-            "command": environment.command(),
-            "git_commit": environment.git_commit(),
-            "threads": environment.threads(),
-        }
-        info |= {"status": "running", "ended": None, "resumed": [*info.get("resumed", []), again]}
-        info.pop("error", None)
-        if keep is not None:
-            info["keep"] = _checked_keep(keep)
-        files.atomic_json(run.path / RUN, info)
-        return Recorder(run.path, info, held)
-    except BaseException:
-        held.release()
-        raise
 
 
 class Recorder:
@@ -136,9 +39,9 @@ class Recorder:
     `listeners` are called with each row that is logged, as a reader of metrics.jsonl will see it.
     """
 
-    def __init__(self, path: Path, info: dict, held) -> None:
+    def __init__(self, path: Path, info: dict, held, before: dict | None = None) -> None:
         self.path = path
-        self._info = info
+        self._info, self._before = info, before
         self._lock = held
         self._guard = threading.RLock()
         self._metrics = metrics.MetricsFile(path / METRICS)
@@ -234,9 +137,9 @@ class Recorder:
         with self._guard:
             self._must_be_open()
             if "parent" in fields:
-                fields["parent"] = _parent_uuid(fields["parent"], self.path.parent.parent)
+                fields["parent"] = parent_uuid(fields["parent"], self.path.parent.parent)
             if "keep" in fields:
-                fields["keep"] = _checked_keep(fields["keep"])
+                fields["keep"] = checked_keep(fields["keep"])
             if "facts" in fields:
                 fields["facts"] = {**(self._info.get("facts") or {}), **fields["facts"]}
             self._write_info(**{k: files.jsonable(v, k) for k, v in fields.items()})
@@ -251,8 +154,7 @@ class Recorder:
             self._must_be_open()
             now, before = files.jsonable(dict(config), "config"), Run.read(self.path).config
             files.atomic_json(self.path / CONFIG, now)
-            again = self._info.get("resumed")
-            changed = {k: [before[k], v] for k, v in now.items() if k in before and before[k] != v}
+            again, changed = self._info.get("resumed"), changes(before, now)
             if again and changed:
                 self._write_info(resumed=[*again[:-1], {**again[-1], "changed": changed}])
 
@@ -344,10 +246,23 @@ class Recorder:
                     fields["error"] = error
                 self._write_info(**fields)
             finally:
-                self._lock.release()
-                self._lock = None
-                self._stop.set()
-                atexit.unregister(self._flush_at_exit)
+                self._let_go()
+
+    def withdraw(self) -> None:
+        """End a resumption that came to nothing: run.json is again what it was before."""
+        with self._guard:
+            try:
+                if self._before is not None:
+                    files.atomic_json(self.path / RUN, self._before)
+                    self._info = self._before
+            finally:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        self._lock.release()
+        self._lock = None
+        self._stop.set()
+        atexit.unregister(self._flush_at_exit)
 
     def __enter__(self) -> Recorder:
         return self
@@ -374,7 +289,7 @@ class Recorder:
             )
 
 
-def _parent_uuid(parent: object, root: Path) -> str | None:
+def parent_uuid(parent: object, root: Path) -> str | None:
     """The full UUID of a run that is named as a teacher."""
     if parent is None:
         return None
@@ -388,7 +303,7 @@ def _parent_uuid(parent: object, root: Path) -> str | None:
     return store.find(name, root).uuid
 
 
-def _checked_keep(keep: object) -> int:
+def checked_keep(keep: object) -> int:
     if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
         raise ConfigError(f"keep must be a whole number from 1 up, not {keep!r}")
     return keep

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,11 +130,13 @@ def remove(
     """Delete a run, or the folder of one, with its checkpoints.
 
     Raises:
-        RunError: it is running; or, where `force` is not given, it is the teacher of others (they
-            are listed), or its run.json cannot be read.
+        RunError: it is running, or no folder of a run; or, where `force` is not given, it is the
+            teacher of others (they are listed), or its run.json cannot be read.
     """
     folder = run.path if isinstance(run, Run) else run
     folder = find_folder(folder, root) if isinstance(folder, str) else folder
+    if not places.is_uuid(folder.name):
+        raise RunError(f"{folder} is no run's folder, and is not removed")
     if not force:
         check_removable(folder)
     held = lock.hold(folder)
@@ -171,8 +174,10 @@ def _read(folder: Path) -> Run:
     try:
         return Run.read(folder)
     except RunError as error:
+        root = folder.parent.parent
+        place = "" if root == places.root() else f" --runs {shlex.quote(str(root))}"
         raise RunError(
-            f"{error}; mend it, or remove the run: distill rm {folder.name[:8]} --force"
+            f"{error}; mend it, or remove the run: distill rm {folder.name[:8]} --force{place}"
         ) from error
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 
+from distillation.errors import no_other
+
 _PUBLIC = {
     "Accuracy": "metrics",
     "Callback": "callbacks",
@@ -24,9 +26,7 @@ __all__ = sorted(_PUBLIC)
 
 def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
-        from distillation.errors import unknown
-
-        raise AttributeError(unknown(f"name in {__name__}:", name, __all__))
+        no_other(__name__, __all__)(name)
     value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     globals()[name] = value
     return value

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from distillation import runs
 from distillation.checkpoint import atomic_json, atomic_write
 from distillation.data import cifar10
 from distillation.errors import ConfigError, DataError, TeacherError
@@ -97,7 +96,10 @@ class Maker:
         teacher = self._teacher_logits()
         for facts in self.found.values() if teacher is not None else ():
             if facts.get("agreement", 0) is None and facts["group"] not in _TEACHERS:
-                run = runs.find(facts["run"], root=self.store.root)
+                run = self.store.recorded(facts["run"])
+                if run is None:
+                    print(f"{facts['key']} is not compared with its teacher: its run is gone")
+                    continue
                 logits = results.test_logits(run, self.train, self.test)
                 facts |= results.measure(run, logits, self.test, teacher)
                 results.write(self.folder, facts, run)
@@ -119,6 +121,9 @@ class Maker:
         teacher = None if part.learns_from is None else self._teacher(part.learns_from)
         run = self.store.train(part, teacher.uuid if teacher else None)
         facts = results.describe(part, run, self.store)
+        if part.learns_from in self.found:
+            # The same teacher, though it may have been trained again
+            facts["teacher"] = self.found[part.learns_from]["run"]
         if part.group in SEARCHES.values():
             # On held out images alone: a search does not look at the test images
             facts["tried"] = _tried(part)

@@ -87,7 +87,7 @@ class Scale:
     # Views of each image that a student sees, in training and in a search
     views: int = 16
     search_views: int = 8
-    # As all are trained; searches and small models run two at a time, the large one alone
+    # As all are trained; the large model is worth two threads
     precision: str = "bf16"
     threads: int = 1
     large_threads: int = 2

@@ -14,6 +14,7 @@ from typing import Any
 
 from distillation import runs
 from distillation.checkpoint import atomic_json
+from distillation.runs.store import by_uuid
 from experiments.chain import train
 from experiments.command_line import expand
 from experiments.config_check import check, resolve
@@ -109,6 +110,13 @@ class Runs:
                 took = {"wall": time.perf_counter() - began, "cpu": _cpu_seconds() - used}
                 atomic_json(notes[0], [*_processes(notes[0]), took])
         return runs.find(uuid, root=self.root)
+
+    def recorded(self, uuid: str) -> runs.Run | None:
+        """
+        ### A recorded run that still has its weights here, or `None`
+        """
+        run = by_uuid(uuid, self.root)
+        return run if run is not None and run.checkpoints else None
 
     def seconds(self, run: runs.Run, kind: str) -> float | None:
         """

@@ -187,3 +187,11 @@ def test_help_lists_every_key_with_its_default(capsys):
     for key, default in resolve(distill.Configs, {}).items():
         assert f"  {key}={default!r}" in shown
     assert "--data" not in shown  # refused here
+
+
+def test_an_experiment_that_extends_another_leaves_its_defaults_alone():
+    above, below = cifar10_distill.Configs, distill.Configs
+    before = fields(above)["temperature"].default
+    assert fields(below)["temperature"].default != before
+    below()
+    assert fields(above)["temperature"].default == before

@@ -158,6 +158,7 @@ def test_another_optimizer_is_refused_on_resume_and_the_run_is_not_changed(store
     assert done.code == 2
     assert "trained with SGD and cannot go on with Adam" in done.err
     assert runs.find(trained.uuid, root=store).config == trained.config
+    assert runs.find(trained.uuid, root=store).info == trained.info
     # So it can still be resumed without a word about it
     assert command("digits.large", "--resume", trained.uuid, root=store).code == 0
 

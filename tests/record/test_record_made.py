@@ -14,6 +14,7 @@ import pytest
 from distillation.errors import ConfigError
 from experiments.record.check import check
 from experiments.record.front import differences, publish
+from experiments.record.page import page
 from experiments.record.protocol import GROUPS, SMOKE
 from experiments.record.results import read
 
@@ -116,10 +117,30 @@ def test_check_notices_a_control_that_was_trained_for_other_epochs(copy):
     assert any(line.startswith("longer: epochs=1, and the protocol says") for line in check(copy))
 
 
-@pytest.mark.parametrize("key", ["small_1", "search_distilled_2", "search_large_1", "untrained"])
-def test_check_notices_a_run_that_was_left_out(copy, key):
+def _write_page(folder: Path) -> None:
+    protocol = json.loads((folder / "record.json").read_text())
+    (folder / "README.md").write_text(page(protocol, read(folder)))
+
+
+@pytest.mark.parametrize("key", ["small_1", "search_small_2", "untrained"])
+def test_the_page_says_that_a_run_was_left_out(copy, key):
+    title = GROUPS[read(copy)[key]["group"]]
     (copy / "runs" / f"{key}.json").unlink()
-    assert check(copy) != []
+    _write_page(copy)
+    said = (copy / "README.md").read_text().partition("have not been run yet")[2].splitlines()[0]
+    assert title in said
+
+
+def test_check_notices_students_whose_search_has_not_ended(copy):
+    (copy / "runs" / "search_distilled_2.json").unlink()
+    _write_page(copy)
+    assert "distilled_0: the protocol has no such part, or its search has not ended" in check(copy)
+
+
+def test_a_student_that_was_not_compared_with_its_teacher_yet_passes(copy):
+    _edit(copy, "labml", agreement=None, kl=None)
+    _write_page(copy)
+    assert check(copy) == []
 
 
 def test_check_fails_as_a_command(copy):

@@ -96,6 +96,26 @@ def started(target, root: Path):
     return process, ours.recv()
 
 
+def test_a_resumed_run_notes_which_values_it_goes_on_with(tmp_path):
+    config = {"training": {"epochs": 1, "rate": 0.1, "resume": False}}
+    with runs.create("digits", config=config, root=tmp_path) as recorder:
+        pass
+    with runs.resume(recorder.uuid, tmp_path) as again:
+        again.set_config({"training": {"epochs": 2, "rate": 0.1, "resume": True}, "new": 1})
+    run = runs.find(recorder.uuid, tmp_path)
+    assert run.info["resumed"][-1]["changed"] == {"training.epochs": [1, 2]}
+    assert run.config["training"]["epochs"] == 2
+
+
+def test_a_resumption_that_is_withdrawn_leaves_no_trace(tmp_path):
+    with runs.create("digits", root=tmp_path) as recorder:
+        pass
+    before = runs.find(recorder.uuid, tmp_path).info
+    runs.resume(recorder.uuid, tmp_path).withdraw()
+    assert runs.find(recorder.uuid, tmp_path).info == before
+    runs.resume(recorder.uuid, tmp_path).finish()  # nobody holds it
+
+
 def test_a_killed_run_reads_as_interrupted_and_can_be_resumed(tmp_path):
     process, uuid = started(_record_and_wait, tmp_path)
     run = runs.find(uuid, tmp_path)

@@ -238,6 +238,13 @@ def test_a_run_is_removed_with_everything_in_it(tmp_path):
     assert list((tmp_path / "digits").iterdir()) == []
 
 
+def test_a_folder_that_is_no_run_is_not_removed(tmp_path):
+    runs.create("digits", root=tmp_path).finish()
+    with pytest.raises(RunError, match="is no run's folder"):
+        runs.remove(tmp_path / "digits", force=True)
+    assert len(runs.list(tmp_path)) == 1
+
+
 def test_a_teacher_is_removed_only_by_force(tmp_path):
     teacher = record(tmp_path, "large")
     student = record(tmp_path, "small", parent=teacher.uuid[:10])
