@@ -47,7 +47,8 @@ def test_a_run_that_cannot_be_read_is_removed_by_force(distill, tmp_path):
     for command in ("show", "rm"):
         code, _, err = distill(command, run.uuid)
         assert code == 2
-        assert err.rstrip().endswith(f"or remove the run: distill rm {run.uuid[:8]} --force")
+        advice = f"distill rm {run.uuid[:8]} --force --runs {tmp_path}"
+        assert err.rstrip().endswith(f"or remove the run: {advice}")
     assert distill("rm", run.uuid, "--force") == (0, f"removed {run.uuid} (digits)\n", "")
     assert not run.path.exists()
 
