@@ -10,6 +10,7 @@ from distillation.engine import Engine
 from distillation.hooks import Hooks
 from distillation.trainer.batches import take_apart, to_device
 from distillation.trainer.callbacks import CallbackList
+from distillation.trainer.flags import KeepFlags
 from distillation.trainer.metrics import MetricSet, slug
 from distillation.trainer.params import TrainingParams
 from distillation.trainer.task import Task
@@ -49,6 +50,7 @@ class Passes(Hooks):
         self._told_valid = callbacks.handles(*_phases("validation"), *_phases("test"))
         self._using: Any = None
         self._net: Any = None
+        self._criterion: KeepFlags | None = None
 
     def step(self, batch: Any, batch_idx: Any) -> None:
         """One batch of an evaluation: loss and metrics of the student."""
@@ -81,6 +83,10 @@ class Passes(Hooks):
         self._using = self.task.using(self.ema_model)
         self._net = self._using.__enter__()
         self._net.eval()
+        if isinstance(self.task.criterion, torch.nn.Module):
+            self._criterion = KeepFlags([self.task.criterion])
+            self._criterion.__enter__()
+            self.task.criterion.eval()
         self.callbacks.call(_phase(split, "loader_start"), epoch=engine.epoch, metrics_dict={})
 
     def on_validate_end(self, engine: Engine, split: str, metrics: dict[str, float]) -> None:
@@ -100,7 +106,9 @@ class Passes(Hooks):
     def _leave(self) -> None:
         if self._using is not None:
             self._using.__exit__(None, None, None)
-        self._using = self._net = None
+        if self._criterion is not None:
+            self._criterion.__exit__(None, None, None)
+        self._using = self._net = self._criterion = None
 
     def close(self) -> None:
         """Put back what an evaluation that failed left."""

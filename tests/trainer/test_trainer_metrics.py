@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from trainer_kit import loaders, trained
 
 from distillation.errors import ConfigError
 from distillation.trainer.metrics import MetricSet, resolve_watch, slug
@@ -135,3 +136,23 @@ def test_the_watched_metric_is_found_by_full_or_short_name():
     assert resolve_watch("Task Loss", metrics, losses) == ("KD/Task Loss", False)
     assert resolve_watch("Task Loss", metrics, losses, True) == ("KD/Task Loss", True)
     assert resolve_watch(None, MetricSet([]), losses) == ("KD/Loss", False)
+
+
+class CountingLoss(nn.Module):
+    """Cross entropy that counts the batches it was trained with."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("batches", torch.zeros(()))
+
+    def forward(self, output, target):
+        if self.training:
+            self.batches += 1
+        return nn.functional.cross_entropy(output, target)
+
+
+def test_an_evaluation_does_not_train_the_criterion(tmp_path):
+    loss = CountingLoss()
+    trained(tmp_path, loss=loss, max_epochs=2)
+    assert loss.training
+    assert loss.batches == 2 * len(loaders()[0])
