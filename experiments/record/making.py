@@ -82,6 +82,9 @@ class Maker:
             # Another process may have recorded some, and a search that has ended tells of more
             self.found = results.read(self.folder)
         self._compare()
+        for name in sorted(self.only):
+            if not any(name in (part.group, part.key) for part in plan(self.scale, self.found)):
+                print(f"{name} was not run: the search that chooses its values has not ended")
         return self.write()
 
     def _next(self, done: set[str]) -> Part | None:

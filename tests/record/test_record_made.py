@@ -190,6 +190,13 @@ def test_an_unknown_group_is_named(tmp_path):
     assert not (tmp_path / "record").exists()
 
 
+def test_a_part_that_waits_for_a_search_says_so(tmp_path, cifar_archive):
+    out = tmp_path / "record"
+    done = record("--smoke", "--only", "distilled", "--data", cifar_archive, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "distilled was not run: the search that chooses its values has not ended" in done.stdout
+
+
 def test_a_folder_without_a_record_is_refused(tmp_path):
     done = record("--check", tmp_path)
     assert done.returncode == 2
