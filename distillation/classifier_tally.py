@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 
-from distillation.transfer import Tally
+from distillation.transfer import Evaluation, Tally
 
 MOST_CLASSES = 1000
 """Of outputs with more there is no confusion matrix worth keeping (a vocabulary, say)."""
+FEWEST_IMAGES = 100
+"""With fewer no teacher is said to guess: too many good ones could not be told from it."""
+
+
+def warn_of_guessing(found: Evaluation) -> bool:
+    """Warn of a teacher that is no better than chance, of which a student learns nothing."""
+    if found.images < FEWEST_IMAGES or not found.teacher_at_chance:
+        return False
+    warnings.warn(
+        f"the teacher is right for {found.teacher_accuracy:.1%} of {found.images} validation "
+        f"images, where chance is {1 / len(found.confusion):.1%}: is it trained, are its weights "
+        "loaded, and does it expect this normalization and order of classes?",
+        stacklevel=2,
+    )
+    return True
 
 
 class ClassifierTally(Tally):

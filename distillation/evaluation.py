@@ -35,9 +35,10 @@ def evaluate_run(
     configuration, else the data set's own. `data` is where CIFAR-10 lies.
 
     A run with a teacher also has `teacher`, its UUID; and, when the teacher is in the same store
-    and can be made again, `agreement` and `kl` with it as in `distillation.transfer`. Otherwise
-    `teacher_left_out` says why there are none. The teacher is shown the same images, normalised
-    as its own run was when that was on the same data set.
+    and can be made again, `agreement` and `kl` with it as in `distillation.transfer`, and its
+    `teacher_accuracy` on these images. Otherwise `teacher_left_out` says why there are none. The
+    teacher is shown the same images, normalised as its own run was when that was on the same data
+    set.
 
     With `save`, all of it and the confusion matrix are written to the run's `evaluation.json`.
 
@@ -97,7 +98,8 @@ def measure(
     """`images`, `accuracy`, `loss` (mean cross entropy, nats) and `ece` of a classifier.
 
     `loader` yields batches whose first two fields are images and labels. With a `teacher`, also
-    `agreement` and `kl`; `teacher_loader` gives it the same images, normalised for it.
+    `agreement`, `kl` and `teacher_accuracy`; `teacher_loader` gives it the same images, normalised
+    for it.
 
     Raises ShapeError when the teacher has other classes.
     """
@@ -129,6 +131,7 @@ def _facts(found: Evaluation, loss: float) -> dict[str, float | int]:
         "ece": found.ece,
         "agreement": found.agreement,
         "kl": found.kl,
+        "teacher_accuracy": found.teacher_accuracy,
     }
     return {name: value for name, value in facts.items() if value is not None}
 

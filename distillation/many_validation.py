@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distillation.classifier_tally import ClassifierTally
+from distillation.classifier_tally import ClassifierTally, warn_of_guessing
 from distillation.data.moving import to_device
 from distillation.frozen_teacher import TeacherSource
 from distillation.many_lane import Lane
@@ -33,6 +33,7 @@ class Validation:
         device: torch.device,
     ):
         self.loaders, self.teachers, self.device = loaders, teachers, device
+        self.warned = False
 
     @torch.no_grad()
     def rows(self, lanes: list[Lane], epoch: int) -> list[dict[str, float]]:
@@ -48,6 +49,8 @@ class Validation:
                 self._count(batch, lanes, counts, self.teachers.get(split))
             for lane, count, row in zip(lanes, counts, rows, strict=True):
                 row |= {f"{name}.{split}": value for name, value in count.metrics().items()}
+                if count.found is not None and not self.warned:
+                    self.warned = warn_of_guessing(count.found)
                 first = split == next(iter(self.loaders))
                 if first and lane.recorder is not None and count.found is not None:
                     names = class_names(loader, count.tally.classes)

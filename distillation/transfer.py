@@ -21,6 +21,7 @@ CPU, since looking at them elsewhere would stall the device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,16 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = BINS) -> Tenso
     return _expected_error(_calibration(logits, labels, check_count("bins", bins)))
 
 
+def at_chance(accuracy: float, images: int, classes: int) -> bool:
+    """Whether an accuracy on `images` lies at most three standard errors above 1 / `classes`.
+
+    The standard error is that of guessing: the square root of p (1 - p) / images with
+    p = 1 / classes.
+    """
+    chance = 1 / classes
+    return accuracy <= chance + 3 * math.sqrt(chance * (1 - chance) / images)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What a `Tally` has counted, on the host.
@@ -102,6 +113,7 @@ class Evaluation:
     bins        `count`, `confidence` and `accuracy` of each bin, NaN where there is no image
     agreement   share of images with the teacher's choice; None without a teacher
     kl          mean KL(teacher ‖ student) in nats at T = 1; None without a teacher
+    teacher_accuracy  share of images that the teacher classifies as labelled; None without one
     """
 
     images: int
@@ -111,6 +123,14 @@ class Evaluation:
     bins: list[dict[str, float]]
     agreement: float | None
     kl: float | None
+    teacher_accuracy: float | None = None
+
+    @property
+    def teacher_at_chance(self) -> bool:
+        """Whether there is a teacher that cannot be told from one that guesses."""
+        if self.teacher_accuracy is None:
+            return False
+        return at_chance(self.teacher_accuracy, self.images, len(self.confusion))
 
     @property
     def per_class(self) -> list[float]:
@@ -167,6 +187,7 @@ class Tally:
             parts += [
                 _agreeing(logits, teacher_logits, weights),
                 _divergence(logits, teacher_logits),
+                _right(teacher_logits, labels, weights),
             ]
         sums = torch.cat([part.reshape(-1) for part in parts])
         if self._sums is None:
@@ -188,12 +209,12 @@ class Tally:
         if self._sums is None:
             raise ConfigError("nothing was evaluated: there was no batch")
         sums = (self._sums if reduce is None else reduce(self._sums)).cpu().double()
-        sizes = [self.classes**2, 3 * self.bins, *([1, 1] if self.with_teacher else [])]
+        sizes = [self.classes**2, 3 * self.bins, *([1, 1, 1] if self.with_teacher else [])]
         flat, calibration, *pair = sums.split(sizes)
         confusion = flat.reshape(self.classes, self.classes)
         calibration = calibration.reshape(3, self.bins)
         images = confusion.sum()
-        agreeing, divergence = (float(part / images) for part in pair) if pair else (None, None)
+        agreeing, divergence, right = (float(p / images) for p in pair) if pair else (None,) * 3
         return Evaluation(
             images=round(float(images)),
             accuracy=float(confusion.trace() / images),
@@ -202,6 +223,7 @@ class Tally:
             bins=_rows(_bins(calibration)),
             agreement=agreeing,
             kl=divergence,
+            teacher_accuracy=right,
         )
 
     def __bool__(self) -> bool:
@@ -246,7 +268,11 @@ def write(folder: Path, evaluation: Evaluation, **facts: Any) -> None:
 
 
 def _agreeing(student: Tensor, teacher: Tensor, weights: Tensor | None = None) -> Tensor:
-    same = (student.argmax(-1) == teacher.argmax(-1)).to(wide(student.device))
+    return _right(student, teacher.argmax(-1), weights)
+
+
+def _right(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    same = (logits.argmax(-1) == labels).to(wide(logits.device))
     return (same if weights is None else same * weights).sum()
 
 

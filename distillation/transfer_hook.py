@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from distillation.hooks import Hooks
-from distillation.transfer import Tally, write
+from distillation.transfer import Evaluation, Tally, write
 
 
 class TransferHook(Hooks):
@@ -25,6 +25,8 @@ class TransferHook(Hooks):
         self.classes = None if classes is None else list(classes)
         self.split = split
         self.tally = Tally()
+        self.found: Evaluation | None = None
+        """What the last evaluation has measured, if it did."""
 
     def add(self, output: Tensor, target: Tensor, teacher_logits: Tensor | None = None) -> None:
         """Count a batch: logits, labels and, where there is one, the teacher's logits."""
@@ -32,6 +34,7 @@ class TransferHook(Hooks):
 
     def on_validate_start(self, engine: Any, split: str) -> None:
         self.tally.reset()
+        self.found = None
 
     def on_validate_end(self, engine: Any, split: str, metrics: dict[str, float]) -> None:
         if not self.counted(engine, split):
@@ -39,6 +42,7 @@ class TransferHook(Hooks):
         found = self.tally.compute(self.reduce(engine, split))
         if not found.images:
             return
+        self.found = found
         measures = {"ece": found.ece, "agreement": found.agreement, "kl": found.kl}
         for name, value in measures.items():
             if value is not None:

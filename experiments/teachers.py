@@ -2,8 +2,6 @@
 # The large model of a distillation, found by its run
 """
 
-import math
-
 import torch
 
 from distillation import runs
@@ -11,6 +9,7 @@ from distillation.errors import TeacherError
 from distillation.runs import Run
 from distillation.runs.store import by_uuid
 from distillation.teacher import FrozenTeacher, TeacherSource
+from distillation.transfer import at_chance
 from experiments.command_line import Options
 from experiments.session import Session
 
@@ -94,7 +93,7 @@ def check_teacher(conf, run: Run, options: Options) -> float:
     accuracy, chance = correct / count, 1 / len(conf.images[2].classes)
     if conf.session.is_main:
         print(f"teacher {run.uuid[:8]}: accuracy {accuracy:.4f} on {count} test images", flush=True)
-    weak = accuracy <= chance + 3 * math.sqrt(chance * (1 - chance) / count)
+    weak = at_chance(accuracy, count, len(conf.images[2].classes))
     if weak and not options.allow_weak_teacher:
         raise TeacherError(
             f"the teacher {run.uuid} is right for {accuracy:.1%} of the test images, where chance "

@@ -15,7 +15,7 @@ from many_kit import (
 )
 
 from distillation import runs
-from distillation.data import ReplayableLoader, TensorLoader
+from distillation.data import ReplayableLoader, TensorLoader, digits
 from distillation.many import distill_many
 from distillation.table import ImageInputs, TeacherTable
 
@@ -68,6 +68,16 @@ def test_each_student_is_compared_with_the_teacher(tmp_path, teacher_table):
         run = runs.find(result.run_uuid, tmp_path / "runs")
         told = json.loads((run.path / "evaluation.json").read_text())
         assert told["agreement"] == pytest.approx(agreement)
+
+
+def test_a_teacher_that_guesses_is_warned_of_once(tmp_path):
+    test = TensorLoader(digits()[1], 120, shuffle=False)
+    students = {"a": make_student(), "b": make_student(seed=1)}
+    with pytest.warns(UserWarning, match="of 360 validation images, where chance is 10.0%") as told:
+        distill_many(
+            students, make_teacher(), make_loader(), epochs=2, valid_loaders={"test": test}
+        )
+    assert len([w for w in told if "chance" in str(w.message)]) == 1
 
 
 def test_a_validation_shows_the_table_the_same_pictures_in_every_epoch(tmp_path):

@@ -173,6 +173,7 @@ def test_batches_add_up_to_the_whole(outputs):
     assert found.images == 200
     assert found.agreement == agreement(student, teacher).item()
     assert found.kl == pytest.approx(kl_from_teacher(student, teacher).item(), rel=1e-12)
+    assert found.teacher_accuracy == (teacher.argmax(-1) == labels).double().mean().item()
     assert found.ece == pytest.approx(calibration_error(student, labels).item(), rel=1e-12)
     assert found.confusion == confusion_matrix(student, labels).tolist()
     assert found.accuracy == (student.argmax(-1) == labels).double().mean().item()
@@ -198,8 +199,19 @@ def test_without_a_teacher_there_is_no_agreement(outputs):
     tally = Tally()
     tally.add(student, labels)
     found = tally.compute()
-    assert (found.agreement, found.kl) == (None, None)
+    assert (found.agreement, found.kl, found.teacher_accuracy) == (None, None, None)
+    assert not found.teacher_at_chance
     assert found.ece > 0
+
+
+@pytest.mark.parametrize(("right", "guesses"), [(10, True), (18, True), (20, False), (100, False)])
+def test_a_teacher_within_three_standard_errors_of_chance_guesses(right, guesses):
+    """Of 100 images and ten classes: 10 ± 3, so up to 19."""
+    labels = torch.arange(100) % 10
+    choices = torch.where(torch.arange(100) < right, labels, (labels + 1) % 10)
+    tally = Tally()
+    tally.add(torch.eye(10)[labels], labels, torch.eye(10)[choices])
+    assert tally.compute().teacher_at_chance is guesses
 
 
 def test_a_tally_that_is_reset_begins_anew(outputs):

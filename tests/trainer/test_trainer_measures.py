@@ -9,7 +9,8 @@ from trainer_kit import Net, distilled, images, loaders, make, trained
 
 from distillation.dashboard.catalogue import Catalogue
 from distillation.dashboard.transfer import transfer
-from distillation.data import TensorLoader
+from distillation.data import TensorLoader, digits
+from distillation.models import DigitsLargeModel, DigitsSmallModel
 from distillation.references import noted_run
 from distillation.trainer import Callback, KDTrainer, Trainer
 
@@ -59,6 +60,32 @@ def test_each_epoch_has_its_measures_among_the_metrics(pair):
         steps, values = student.run.curve(f"{name}.valid")
         assert steps == [128, 256]
         assert values[-1] == pytest.approx(written(student)[name])
+
+
+def test_a_teacher_that_guesses_is_warned_of_once(tmp_path):
+    train, test = (TensorLoader(part, 120) for part in digits())
+    trainer = KDTrainer("student", ckpt_root_dir=tmp_path)
+    with pytest.warns(UserWarning, match="chance is 10.0%: is it trained") as caught:
+        trainer.train(
+            student=DigitsSmallModel(),
+            teacher=DigitsLargeModel(),
+            training_params={"max_epochs": 2, "initial_lr": 0.01, "silent_mode": True},
+            train_loader=train,
+            valid_loader=test,
+        )
+    assert len([w for w in caught if "chance" in str(w.message)]) == 1
+
+
+def test_a_teacher_that_is_trained_is_not_warned_of(tmp_path, recwarn):
+    train, test = (TensorLoader(part, 120) for part in digits())
+    params = {"max_epochs": 2, "initial_lr": 0.05, "silent_mode": True}
+    teacher = DigitsLargeModel()
+    Trainer("teacher", tmp_path).train(teacher, params, train_loader=train, valid_loader=test)
+    trainer = KDTrainer("student", ckpt_root_dir=tmp_path)
+    models = {"student": DigitsSmallModel(), "teacher": teacher}
+    trainer.train(**models, training_params=params, train_loader=train, valid_loader=test)
+    assert not [w for w in recwarn if "chance" in str(w.message)]
+    assert written(trainer)["teacher_accuracy"] > 0.5
 
 
 def test_a_plain_training_has_no_measures_of_a_teacher(pair):
