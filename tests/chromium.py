@@ -112,8 +112,16 @@ class Tab:
             self.seen.append(method)
         return answer
 
-    def open(self, url: str, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Show `url` in a window of that size, once it has loaded."""
+    def open(
+        self,
+        url: str,
+        *,
+        width: int = 1280,
+        height: int = 900,
+        dark: bool = False,
+        media: str = "",
+    ) -> None:
+        """Show `url` in a window of that size, once it has loaded; `media` may be "print"."""
         self.send(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -122,7 +130,7 @@ class Tab:
             mobile=width < 600,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.send("Emulation.setEmulatedMedia", media="", features=[scheme])
+        self.send("Emulation.setEmulatedMedia", media=media, features=[scheme])
         self.seen.clear()
         self.send("Page.navigate", url=url)
         deadline = time.monotonic() + 30

@@ -208,6 +208,17 @@ def test_the_theme_follows_the_system_until_one_is_chosen(tab, origin):
     tab.run("localStorage.clear()")
 
 
+@pytest.mark.parametrize("chosen", ["", "dark"])
+def test_what_is_printed_is_dark_on_white_whatever_the_theme(tab, origin, chosen):
+    tab.open(f"{origin}/{STEP}", dark=True, media="print")
+    tab.run(f"document.documentElement.dataset.theme = '{chosen}'")
+    style = "getComputedStyle(document.querySelector('.code .{}'))"
+    assert tab.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert tab.run(f"{style.format('l')}.color") == "rgb(0, 0, 0)"
+    strings = tab.run(f"{style.format('s')}.color")
+    assert max(map(int, re.findall(r"\d+", strings))) < 128, strings
+
+
 def test_a_phone_shows_the_pages_on_demand(tab, origin):
     tab.open(f"{origin}/{STEP}", **PHONE)
     shown = "getComputedStyle(document.getElementById('sidebar')).display !== 'none'"

@@ -291,11 +291,11 @@ def contrast(a: str, b: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("theme", [0, 1, 2])
+@pytest.mark.parametrize("theme", [1, 2], ids=["light", "dark"])
 def test_every_text_can_be_read_in_both_themes(theme):
-    """WCAG AA: a contrast of 4.5. Themes: light, dark as chosen, dark as the system has it."""
-    blocks = re.findall(r"\{([^{}]*--paper[^{}]*)\}", STYLE.read_text())
-    colours = dict(re.findall(r"--([\w-]+): (#\w+);", blocks[theme]))
+    """WCAG AA: a contrast of 4.5."""
+    pairs = re.findall(r"--([\w-]+): light-dark\((#\w+), (#\w+)\);", STYLE.read_text())
+    colours = {pair[0]: pair[theme] for pair in pairs}
     texts = [n for n in colours if n.startswith("tok-") or n in ("ink", "quiet", "accent", "bad")]
     assert len(texts) == 12
     for text in texts:
@@ -304,8 +304,3 @@ def test_every_text_can_be_read_in_both_themes(theme):
     # What a name can be coloured in, when it is lit up
     for text in ("ink", "tok-f", "tok-b", "tok-d", "tok-k"):
         assert contrast(colours[text], colours["mark"]) >= 4.5, (text, "mark")
-
-
-def test_dark_is_the_same_whether_chosen_or_the_systems():
-    _, chosen, system, *_ = re.findall(r"\{([^{}]*--paper[^{}]*)\}", STYLE.read_text())
-    assert chosen.split() == system.split()
