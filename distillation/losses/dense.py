@@ -22,11 +22,11 @@ class ChannelWiseKnowledgeDistillationLoss(DistillationLoss):
     "channel_wise": a softmax with temperature T over the H·W positions of each channel gives the
     teacher's $p_{b,c}$ and the student's $q_{b,c}$; mean over the channels.
 
-    $$\frac{T^2}{B C} \sum_{b,c} KL(p_{b,c} \| q_{b,c})$$
+    $$\frac{T^2}{B C} \sum_{b,c} \operatorname{KL}(p_{b,c} \| q_{b,c})$$
 
     "spatial_wise": a softmax over the channels at each position, mean over the B·H·W positions.
 
-    $$\frac{T^2}{B H W} \sum_{b,i} KL(p_{b,i} \| q_{b,i})$$
+    $$\frac{T^2}{B H W} \sum_{b,i} \operatorname{KL}(p_{b,i} \| q_{b,i})$$
 
     Zero where student equals teacher.
 

@@ -51,7 +51,7 @@ def kl_divergence(
     dim: int = -1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""What KL means here: $T^2 \cdot KL(p \| q)$, of the teacher from the student.
+    r"""What KL means here: $T^2 \cdot \operatorname{KL}(p \| q)$, of the teacher from the student.
 
     $$T^2 \sum_c p_c (\log p_c - \log q_c)$$
 
@@ -80,7 +80,7 @@ def kl_from_log_probabilities(
 ) -> Tensor:
     r"""The divergence of log probabilities: student $\log q$, teacher $\log p$.
 
-    $$KL(p \| q) = \sum_c p_c (\log p_c - \log q_c)$$
+    $$\operatorname{KL}(p \| q) = \sum_c p_c (\log p_c - \log q_c)$$
 
     For steps that soften both themselves; there is no temperature here and no factor $T^2$:
     `kl_divergence(s, t, T)` is bit for bit
@@ -100,7 +100,7 @@ def reverse_kl(
     dim: int = -1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""The other way round, $T^2 \cdot KL(q \| p)$: of the student from the teacher, mode-seeking.
+    r"""The other way round, mode-seeking: $T^2 \cdot \operatorname{KL}(q \| p)$.
 
     $$T^2 \sum_c q_c (\log q_c - \log p_c)$$
 
@@ -125,7 +125,7 @@ def jensen_shannon(
 ) -> Tensor:
     r"""The Jensen-Shannon divergence, times $T^2$.
 
-    $$\frac{T^2}{2} \left( KL(p \| m) + KL(q \| m) \right)$$
+    $$\frac{T^2}{2} \left( \operatorname{KL}(p \| m) + \operatorname{KL}(q \| m) \right)$$
 
     with the mixture $m = \frac12 (p + q)$. Symmetric; between 0 (student equals teacher) and
     $T^2 \log 2$ per row.
@@ -255,7 +255,7 @@ def mft_divergence(
     dim: int = -1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""$T^2 \cdot KL(p' \| q)$ with $p'$ the `corrected_probabilities`.
+    r"""$T^2 \cdot \operatorname{KL}(p' \| q)$ with $p'$ the `corrected_probabilities`.
 
     `target` holds labels shaped like the rows. Where `mask` is 0 the label is not read, so it may
     be an ignore index. Labels outside [0, classes) elsewhere are an index error of torch.

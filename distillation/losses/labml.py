@@ -21,13 +21,19 @@ def labml_soft_targets(
 
     Its "mean" is over batch *and* classes, and there is no factor $T^2$. With $C$ classes
 
-    $$\text{labml} = \frac{1}{N C} \sum_n KL(p_n \| q_n) = \frac{1}{C T^2} \cdot \text{ours}$$
+    $$
+    \begin{aligned}
+    \text{labml} &= \frac{1}{N C} \sum_n \operatorname{KL}(p_n \| q_n) \\
+    &= \frac{1}{C T^2} \cdot \text{ours}
+    \end{aligned}
+    $$
 
     where ours is `kl_divergence(…, temperature=T)`. The tutorial multiplies it with a weight of
     100. At ten classes and $T = 5$ that is $100 / (10 \cdot 25) = 0.4$ times ours, in other words
-    $0.4 \cdot T^2$ (that is, 10) times the plain divergence $\frac1N \sum_n KL(p_n \| q_n)$:
+    $0.4 \cdot T^2$ (that is, 10) times the plain divergence $D$, the mean of the
+    $\operatorname{KL}(p_n \| q_n)$:
 
-    $$100 \cdot \text{labml} = 0.4 \cdot \text{ours} = 0.4 \cdot T^2 \cdot KL = 10 \cdot KL$$
+    $$100 \cdot \text{labml} = 0.4 \cdot \text{ours} = 0.4 \cdot T^2 \cdot D = 10 \cdot D$$
 
     Bit for bit the tutorial's expression, for logits without `-inf`.
 

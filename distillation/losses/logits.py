@@ -128,7 +128,12 @@ class TemperatureLoss(LogitsLoss):
 
 
 class LogitsDistillationLoss(TemperatureLoss):
-    """KL(teacher ‖ student) of soft targets, times T²: `functional.kl_divergence`.
+    r"""KL(teacher ‖ student) of softened probabilities, times T²: `functional.kl_divergence`.
+
+    $$\mathcal{L} = \frac{T^2}{N} \sum_{n,c} p_{n,c} (\log p_{n,c} - \log q_{n,c})$$
+
+    with the teacher's probabilities $p = \operatorname{softmax}(z_t / T)$ and the student's
+    $q = \operatorname{softmax}(z_s / T)$, here and in the other losses of this page.
 
     The default reduction is "batchmean": summed over classes, mean over unmasked rows. Zero where
     student equals teacher.
@@ -143,7 +148,10 @@ class LogitsDistillationLoss(TemperatureLoss):
 
 
 class ReverseKLLoss(TemperatureLoss):
-    """KL(student ‖ teacher) of soft targets, times T²: `functional.reverse_kl`."""
+    r"""KL(student ‖ teacher) of softened probabilities, times T²: `functional.reverse_kl`.
+
+    $$\mathcal{L} = \frac{T^2}{N} \sum_{n,c} q_{n,c} (\log q_{n,c} - \log p_{n,c})$$
+    """
 
     def compute(
         self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None
@@ -152,7 +160,12 @@ class ReverseKLLoss(TemperatureLoss):
 
 
 class JensenShannonLoss(TemperatureLoss):
-    """Jensen-Shannon divergence of soft targets, times T²: `functional.jensen_shannon`."""
+    r"""Jensen-Shannon divergence of softened probabilities: `functional.jensen_shannon`.
+
+    $$\frac{T^2}{2} \left( \operatorname{KL}(p \| m) + \operatorname{KL}(q \| m) \right)$$
+
+    a mean over the rows, with $m = (p + q) / 2$.
+    """
 
     def compute(
         self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None
@@ -161,7 +174,10 @@ class JensenShannonLoss(TemperatureLoss):
 
 
 class SoftCrossEntropyLoss(TemperatureLoss):
-    """Cross entropy with soft targets, times T²: `functional.soft_cross_entropy`."""
+    r"""Cross entropy with soft targets, times T²: `functional.soft_cross_entropy`.
+
+    $$\mathcal{L} = - \frac{T^2}{N} \sum_{n,c} p_{n,c} \log q_{n,c}$$
+    """
 
     def compute(
         self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None
@@ -170,7 +186,10 @@ class SoftCrossEntropyLoss(TemperatureLoss):
 
 
 class LogitsMSELoss(LogitsLoss):
-    """Mean squared error on logits: `functional.mse_logits`; the default reduction is "mean"."""
+    r"""Mean squared error on logits: `functional.mse_logits`; the default reduction is "mean".
+
+    $$\mathcal{L} = \frac{1}{N C} \sum_{n,c} (z_{s,n,c} - z_{t,n,c})^2$$
+    """
 
     def __init__(
         self, reduction: str = "mean", dim: int = -1, ignore_index: int | None = None
@@ -184,7 +203,10 @@ class LogitsMSELoss(LogitsLoss):
 
 
 class CosineLoss(LogitsLoss):
-    """One minus the cosine between student and teacher: `functional.cosine`."""
+    r"""One minus the cosine between student and teacher: `functional.cosine`.
+
+    $$\mathcal{L} = \frac1N \sum_n \left( 1 - \frac{z_s \cdot z_t}{|z_s| \, |z_t|} \right)$$
+    """
 
     def compute(
         self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None
@@ -193,11 +215,13 @@ class CosineLoss(LogitsLoss):
 
 
 class MFTLoss(TemperatureLoss):
-    """Minifinetuning: KL(corrected teacher ‖ student), times T²: `functional.mft_divergence`.
+    r"""Minifinetuning: KL(corrected teacher ‖ student), times T²: `functional.mft_divergence`.
 
-    The teacher's soft targets are first moved towards the label, so that the label leads a wrong
-    first choice by `threshold`, or gains `threshold` where the first choice is right. It needs
-    `target`: labels shaped like the rows.
+    $$\mathcal{L} = \frac{T^2}{N} \sum_{n,c} p'_{n,c} (\log p'_{n,c} - \log q_{n,c})$$
+
+    where $p'$ are the teacher's soft targets, moved towards the label, so that the label leads a
+    wrong first choice by `threshold`, or gains `threshold` where the first choice is right. It
+    needs `target`: labels shaped like the rows.
 
     Args:
         temperature: T > 0.

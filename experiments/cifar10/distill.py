@@ -19,17 +19,17 @@ of being another digit. Distillation trains the small model with this informatio
 
 ## Soft targets
 
-The probabilities are computed with a softmax of the logits $v_i$,
+The large model's probabilities are the softmax of its logits $v_i$,
 
-$$q_i = \frac{\exp(v_i)}{\sum_j \exp(v_j)}$$
+$$p_i = \frac{\exp(v_i)}{\sum_j \exp(v_j)}$$
 
-The small model is trained to minimize the KL divergence between its output probabilities and those
-of the large one, the *soft targets*.
+These are the *soft targets*: the small model is trained to minimize the KL divergence of its own
+probabilities $q_i$ from them.
 
 The probabilities of incorrect classes are often so small that they hardly count in the loss. So
-they are softened with a temperature $T$; the higher it is, the softer the probabilities:
+both are softened with a temperature $T$; the higher it is, the softer the probabilities:
 
-$$q_i = \frac{\exp(v_i / T)}{\sum_j \exp(v_j / T)}$$
+$$p_i = \frac{\exp(v_i / T)}{\sum_j \exp(v_j / T)}$$
 
 ## Training
 
@@ -181,7 +181,12 @@ def _kl(c: Configs):
 
     Summed over the classes, mean over the batch, times $T^2$:
 
-    $$T^2 \cdot KL(p \| q) = \frac{T^2}{N} \sum_n \sum_i p_{n,i} (\log p_{n,i} - \log q_{n,i})$$
+    $$
+    \begin{aligned}
+    &T^2 \cdot \operatorname{KL}(p \| q) \\
+    &\quad = \frac{T^2}{N} \sum_{n,i} p_{n,i} (\log p_{n,i} - \log q_{n,i})
+    \end{aligned}
+    $$
     """
     return lambda soft_prob, soft_targets: (
         kl_from_log_probabilities(soft_prob, soft_targets) * c.temperature**2
@@ -197,7 +202,7 @@ def _labml(c: Configs):
     weight of 100 it is $100 / (10 \cdot 25) = 0.4$ of the loss above, that is $0.4 \cdot T^2$ of
     the plain divergence.
     """
-    # `nn.KLDivLoss(log_target=True)`, whose mean torch warns of, for it is to change its meaning
+    # The mean is taken by hand: torch warns that `reduction="mean"` will change its meaning
     kl_div = nn.KLDivLoss(reduction="none", log_target=True)
     return lambda soft_prob, soft_targets: kl_div(soft_prob, soft_targets).mean()
 

@@ -9,8 +9,10 @@ The step is the one of [CIFAR-10](../cifar10/distill.html); only images and mode
 ## A transfer set without a 3
 
 The paper's most striking experiment leaves all 3s out of the transfer set: from the student's
-perspective the 3 is a mythical digit that it has never seen. It still classifies most 3s correctly,
-because the soft targets of other digits say how much each of them looks like a 3.
+perspective the 3 is a mythical digit that it has never seen. In the paper, on MNIST, it still
+classifies most 3s correctly, because the soft targets of other digits say how much each of them
+looks like a 3. Here, with 8×8 pixels and a smaller student, it gets 13 of the 37 3s; one that is
+trained on the labels gets none.
 
     python -m experiments.digits.distill --teacher d46cd53e --set without_classes=[3] \
         --set temperature=20 --set soft_targets_weight=1 --set label_loss_weight=0 --epochs 40
