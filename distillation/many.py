@@ -110,6 +110,7 @@ def distill_many(
         root: of the run store. Given, each student is a run of `experiment` with checkpoints at
             least every `save_seconds`, and the teacher's run as its parent; None records nothing.
         resume: `{name: run UUID}` of all students, to go on where the last common checkpoint is.
+            Hyper-parameters that are given anew win over those of the checkpoint.
 
     Metrics are `loss.train`, `<Class>_<i>.train`, and `accuracy.<split>`, `loss.<split>`,
     `ece.<split>`, `agreement.<split>`, `kl.<split>`; the first split's confusion is in the run's
@@ -118,7 +119,7 @@ def distill_many(
     Raises:
         ConfigError: no students, a model or name that is there twice, unknown precision or names.
         TeacherError: a student shares weights with the teacher; as the teacher does.
-        CheckpointError: runs to resume have no checkpoint in common.
+        CheckpointError: runs to resume have no checkpoint in common, or another kind of optimizer.
     """
     _check(students, loader, epochs, precision, resume, root)
     device = torch.device(device)
@@ -139,7 +140,11 @@ def distill_many(
             shape = None if images is None else tuple(images.images.shape[1:])
             for name, lane in lanes.items():
                 lane.record(name, source, experiment, root, (resume or {}).get(name), shape)
-        epoch, batch = _common_start(lanes) if resume else (0, 0)
+        epoch, batch = 0, 0
+        if resume:
+            epoch, batch = _common_start(lanes)
+            for lane in lanes.values():  # whatever could be refused has been accepted
+                lane.recorder.set_config(lane.config)
         _train(lanes, shared, loader, epochs, epoch, batch, validation, save_seconds)
         return {
             name: StudentResult(lane.student.model, lane.rows, lane.run_uuid)

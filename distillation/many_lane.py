@@ -14,6 +14,7 @@ from distillation.checkpoint import load_strict
 from distillation.distiller import Distiller
 from distillation.errors import TeacherError
 from distillation.frozen_teacher import TeacherSource
+from distillation.hyperparameters import as_given, plain, take_up
 from distillation.meters import Meters
 from distillation.models.facts import model_facts, parameter_count
 from distillation.references import noted
@@ -68,7 +69,8 @@ class Lane:
         self.losses = parts.to(device)
         self.optimizer = student.optimizer([*self.model.parameters(), *self.losses.parameters()])
         self.scheduler = student.schedule(self.optimizer, steps) if student.schedule else None
-        self.meters, self.rows, self.samples = Meters(), [], 0
+        self._given = as_given(self.optimizer, self.scheduler)
+        self.meters, self.rows, self.samples, self.updates = Meters(), [], 0, 0
         self.recorder, self.run_uuid = None, None
         outside = get_rng_state()
         seed_everything(student.seed)
@@ -109,6 +111,7 @@ class Lane:
         self.rng = get_rng_state()
         set_rng_state(outside)
         self.samples += len(labels)
+        self.updates += 1
         self.meters.add({"loss": loss, **self.distiller.last_losses}, len(labels))
 
     def finish_epoch(self, epoch: int, measured: Mapping[str, float]) -> None:
@@ -131,7 +134,7 @@ class Lane:
                 runs.create(
                     experiment,
                     name=name,
-                    config={**self.student.config, "precision": self.precision},
+                    config=self.config,
                     parent=source.run_uuid,
                     seed=self.student.seed,
                     model=None if reference is None else reference.to_json(),
@@ -148,6 +151,11 @@ class Lane:
                 f"run {self.run_uuid[:8]} learns from a teacher of other weights; start a new run"
             )
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """What is recorded of how this student is trained."""
+        return {**self.student.config, "precision": self.precision}
+
     def _facts(self, shape: tuple[int, ...] | None) -> dict[str, Any]:
         if shape is None:
             return {"parameters": parameter_count(self.model)}
@@ -161,7 +169,9 @@ class Lane:
             "epoch": epoch,
             "batch": batch,
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "scheduler": None if self.scheduler is None else plain(self.scheduler.state_dict()),
+            "given": self._given,
+            "updates": self.updates,
             "meters": self.meters.state_dict(),
             "rows": self.rows,
             "rng": self.rng,
@@ -172,14 +182,18 @@ class Lane:
         self.recorder.save_checkpoint(self.samples, weights, state)
 
     def load(self, step: int) -> tuple[int, int]:
-        """Go back to the checkpoint at `step`; returns the epoch and batch to go on with."""
+        """Go back to the checkpoint at `step`; returns the epoch and batch to go on with.
+
+        Hyper-parameters that were given anew win over those in it. Raises `CheckpointError` for
+        weights that do not fit, and for another kind of optimizer.
+        """
         checkpoint = self.recorder.load_checkpoint(step)
         load_strict(self.model, checkpoint.weights["model"], what=f"run {self.run_uuid[:8]}")
         load_strict(self.losses, checkpoint.weights.get("losses", {}), what="its losses")
-        state = checkpoint.state
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
+        # An older checkpoint does not say what was given: nothing is new to it
+        state = {"given": self._given, "updates": 0, **checkpoint.state}
+        self.updates = state["updates"]
+        take_up(self.optimizer, self.scheduler, state, self._given, self.updates)
         self.meters.load_state_dict(state["meters"])
         self.rows, self.rng, self.samples = list(state["rows"]), state["rng"], step
         self.recorder.rewind(step)

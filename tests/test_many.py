@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 import torch
 from many_kit import (
@@ -22,7 +20,7 @@ from torch.nn import functional as F
 from distillation import runs
 from distillation.data import TensorLoader
 from distillation.distiller import Distiller
-from distillation.errors import CheckpointError, ConfigError, TeacherError
+from distillation.errors import ConfigError, TeacherError
 from distillation.losses import LogitsDistillationLoss, StaticLossBalancer
 from distillation.many import Student, distill_many
 from distillation.models.digits import DigitsLargeModel
@@ -148,60 +146,6 @@ def test_each_student_is_a_run_of_the_store(tmp_path):
         for key, value in student.model.state_dict().items():
             assert torch.equal(loaded[key], value)
     assert runs.find(results["small"].run_uuid, tmp_path).config["temperature"] == 4.0
-
-
-class Interrupted(TensorLoader):
-    """A stream that breaks off at one batch."""
-
-    at = (1, 3)
-
-    def batch(self, epoch, i):
-        if (epoch, i) == self.at:
-            raise KeyboardInterrupt
-        return super().batch(epoch, i)
-
-
-@pytest.mark.parametrize("lost_one", [False, True])
-def test_stopped_in_an_epoch_and_resumed_equals_uninterrupted(tmp_path, lost_one):
-    whole = make_students()
-    expected = distill_many(whole, make_teacher(), make_loader(), epochs=2)
-    breaking = make_loader()
-    breaking.__class__ = Interrupted
-    with pytest.raises(KeyboardInterrupt):
-        distill_many(
-            make_students(), make_teacher(), breaking, epochs=2, root=tmp_path, save_seconds=0
-        )
-    found = {run.name: run for run in runs.list(tmp_path)}
-    assert {run.status for run in found.values()} == {"interrupted"}
-    if lost_one:  # as after a kill between two students' checkpoints
-        run = found["warm"]
-        shutil.rmtree(run.path / "checkpoints" / str(run.checkpoints[-1]))
-
-    students = make_students()
-    results = distill_many(
-        students,
-        make_teacher(),
-        make_loader(),
-        epochs=2,
-        root=tmp_path,
-        resume={name: run.uuid for name, run in found.items()},
-    )
-    for name, student in students.items():
-        assert torch.equal(weights(student), weights(whole[name])), name
-        assert results[name].metrics == expected[name].metrics
-        assert len(runs.find(found[name].uuid, tmp_path).metrics) == 2
-
-
-def test_resume_refuses_another_teacher_and_runs_without_a_common_checkpoint(tmp_path):
-    students = {"a": make_student(), "b": make_student(seed=1)}
-    results = distill_many(students, make_teacher(), make_loader(), epochs=1, root=tmp_path)
-    uuids = {name: result.run_uuid for name, result in results.items()}
-    options = {"epochs": 2, "root": tmp_path, "resume": uuids}
-    with pytest.raises(TeacherError, match="teacher of other weights"):
-        distill_many(students, DigitsLargeModel(), make_loader(), **options)
-    shutil.rmtree(runs.find(uuids["b"], tmp_path).path / "checkpoints" / "200")
-    with pytest.raises(CheckpointError, match=r"no checkpoint in common \(a: .*200\]; b: \[.*\]\)"):
-        distill_many(students, make_teacher(), make_loader(), **options)
 
 
 def test_wrong_input_is_named_before_anything_is_trained(tmp_path):
