@@ -29,6 +29,7 @@ from distillation.data import ReplayableLoader, TensorLoader
 from distillation.data.moving import to_device
 from distillation.errors import CheckpointError, ConfigError, unknown
 from distillation.frozen_teacher import TeacherSource
+from distillation.interrupts import StopSignals
 from distillation.losses import LogitsDistillationLoss, StaticLossBalancer
 from distillation.many_lane import PRECISIONS, Lane, SharedOutput
 from distillation.many_validation import Validation
@@ -112,6 +113,9 @@ def distill_many(
         resume: `{name: run UUID}` of all students, to go on where the last common checkpoint is.
             Hyper-parameters that are given anew win over those of the checkpoint.
 
+    Ctrl-C and SIGTERM save at the next update (after the last one of an epoch: when it has been
+    evaluated), then raise KeyboardInterrupt; a second one raises it at once.
+
     Metrics are `loss.train`, `<Class>_<i>.train`, and `accuracy.<split>`, `loss.<split>`,
     `ece.<split>`, `agreement.<split>`, `kl.<split>`; the first split's confusion is in the run's
     `evaluation.json`.
@@ -145,7 +149,8 @@ def distill_many(
             epoch, batch = _common_start(lanes)
             for lane in lanes.values():  # whatever could be refused has been accepted
                 lane.recorder.set_config(lane.config)
-        _train(lanes, shared, loader, epochs, epoch, batch, validation, save_seconds)
+        with StopSignals() as signals:
+            _train(lanes, shared, loader, epochs, epoch, batch, validation, save_seconds, signals)
         return {
             name: StudentResult(lane.student.model, lane.rows, lane.run_uuid)
             for name, lane in lanes.items()
@@ -188,7 +193,7 @@ def _has_keys(loader: Any) -> bool:
     return replayed and getattr(loader, "keys", True) is not False
 
 
-def _train(lanes, shared, loader, epochs, epoch, start, validation, save_seconds) -> None:
+def _train(lanes, shared, loader, epochs, epoch, start, validation, save_seconds, signals) -> None:
     saved = time.monotonic()
     every = list(lanes.values())
     for now in range(epoch, epochs):
@@ -201,15 +206,20 @@ def _train(lanes, shared, loader, epochs, epoch, start, validation, save_seconds
                 shared.look(images, keys)
             for lane in every:
                 lane.step(images, labels)
-            last = number + 1 == len(loader)
-            if not last and time.monotonic() - saved >= save_seconds:
+            if number + 1 == len(loader):  # its checkpoint is that after the evaluation
+                continue
+            if signals.received or time.monotonic() - saved >= save_seconds:
                 for lane in every:
                     lane.save(now, number + 1)
                 saved = time.monotonic()
+            if signals.received:
+                raise KeyboardInterrupt
         for lane, measured in zip(every, validation.rows(every, now), strict=True):
             lane.finish_epoch(now, measured)
             lane.save(now + 1, 0)
         saved = time.monotonic()
+        if signals.received and now + 1 < epochs:
+            raise KeyboardInterrupt
 
 
 def _common_start(lanes: Mapping[str, Lane]) -> tuple[int, int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -55,6 +57,44 @@ def test_stopped_in_an_epoch_and_resumed_equals_uninterrupted(tmp_path, lost_one
         assert torch.equal(weights(student), weights(whole[name])), name
         assert results[name].metrics == expected[name].metrics
         assert len(runs.find(found[name].uuid, tmp_path).metrics) == 2
+
+
+class Signalled(TensorLoader):
+    """A stream during whose batch somebody presses Ctrl-C."""
+
+    at = (1, 3)
+
+    def batch(self, epoch, i):
+        if (epoch, i) == self.at:
+            signal.raise_signal(signal.SIGINT)
+        return super().batch(epoch, i)
+
+
+def test_ctrl_c_in_an_epoch_saves_the_work_until_then(tmp_path):
+    whole = make_student()
+    distill_many({"a": whole}, make_teacher(), make_loader(), epochs=2)
+    signalled = make_loader()
+    signalled.__class__ = Signalled
+    with pytest.raises(KeyboardInterrupt):
+        distill_many({"a": make_student()}, make_teacher(), signalled, epochs=2, root=tmp_path)
+    (run,) = runs.list(tmp_path)
+    assert (run.status, run.checkpoints[-1]) == ("interrupted", 200 + 4 * 32)
+
+    student = make_student()
+    resumed = {"epochs": 2, "root": tmp_path, "resume": {"a": run.uuid}}
+    distill_many({"a": student}, make_teacher(), make_loader(), **resumed)
+    assert torch.equal(weights(student), weights(whole))
+
+
+@pytest.mark.parametrize(("epochs", "status"), [(2, "completed"), (3, "interrupted")])
+def test_ctrl_c_at_the_last_batch_lets_the_epoch_end(tmp_path, epochs, status):
+    signalled = make_loader()
+    signalled.__class__ = type("AtTheEnd", (Signalled,), {"at": (1, 6)})
+    ending = nullcontext() if status == "completed" else pytest.raises(KeyboardInterrupt)
+    with ending:
+        distill_many({"a": make_student()}, make_teacher(), signalled, epochs=epochs, root=tmp_path)
+    (run,) = runs.list(tmp_path)
+    assert (run.status, run.checkpoints[-1], len(run.metrics)) == (status, 400, 2)
 
 
 def trained_run(root):
