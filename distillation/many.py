@@ -25,7 +25,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distillation.data import ReplayableLoader, TensorLoader
 from distillation.data.moving import to_device
 from distillation.errors import CheckpointError, ConfigError, unknown
 from distillation.frozen_teacher import TeacherSource
@@ -162,7 +161,13 @@ def _sources(
 ) -> tuple[TeacherSource, dict[str, TeacherSource]]:
     """Who answers in training, and in each split of the evaluation; `stack` releases them."""
     from distillation.table import TeacherTable
-    from distillation.table_option import TRAIN, is_online, table_sources, teacher_layers
+    from distillation.table_option import (
+        TRAIN,
+        has_keys,
+        is_online,
+        table_sources,
+        teacher_layers,
+    )
 
     if teacher is None and is_online(table):
         raise ConfigError("teacher is missing; give it, or a TeacherTable as teacher_table")
@@ -178,7 +183,7 @@ def _sources(
     layers = teacher_layers([student.criterion for student in students.values()])
     train = table_sources(source, table, {TRAIN: loader}, layers=layers, **options)[TRAIN]
     stack.callback(train.release)
-    keyed = {split: valid for split, valid in valid_loaders.items() if _has_keys(valid)}
+    keyed = {split: valid for split, valid in valid_loaders.items() if has_keys(valid)}
     if asked is not None and not isinstance(table, TeacherTable):
         # Without layers: an evaluation looks at outputs
         tables = table_sources(source, table, keyed, **options)
@@ -186,11 +191,6 @@ def _sources(
             stack.callback(answering.release)
         teachers |= tables
     return train, teachers
-
-
-def _has_keys(loader: Any) -> bool:
-    replayed = isinstance(loader, TensorLoader | ReplayableLoader)
-    return replayed and getattr(loader, "keys", True) is not False
 
 
 def _train(lanes, shared, loader, epochs, epoch, start, validation, save_seconds, signals) -> None:

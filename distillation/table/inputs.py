@@ -28,6 +28,8 @@ class Inputs(ABC):
 
     samples: int
     views: int
+    #: what to do about a view outside the table
+    advice = ""
 
     @abstractmethod
     def identity(self) -> dict[str, object]:

@@ -41,6 +41,9 @@ class ReplayedInputs(ImageInputs):
         self._loader.device = torch.device("cpu")
         rendering = loader.rendering
         if rendering is None:
+            self.advice = (
+                "; its views are the epochs of the training: say with epochs=… how many there are"
+            )
             self.views = max(_LEAST, 1 << max(0, (epochs or 1) - 1).bit_length())
         else:
             if not rendering.views.finite:

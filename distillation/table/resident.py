@@ -67,7 +67,7 @@ class ResidentTable(TeacherSource):
         view = torch.zeros_like(sample) if view is None else view
         if sample.device.type == "cpu" and not torch.compiler.is_compiling():
             host_key(sample, "sample", self._samples)
-            host_key(view, "view", self._views)
+            host_key(view, "view", self._views, self.inputs.advice)
         inside = (sample >= 0) & (sample < self._samples) & (view >= 0) & (view < self._views)
         place = sample * self._views + view
         return place.where(inside, self._samples * self._views)

@@ -119,7 +119,10 @@ class TeacherTable(TeacherSource):
         if sample is None or (view is None and inputs.views > 1):
             raise TeacherError(KEYS)
         samples = host_key(sample, "sample", inputs.samples)
-        views = np.zeros_like(samples) if view is None else host_key(view, "view", inputs.views)
+        if view is None:
+            views = np.zeros_like(samples)
+        else:
+            views = host_key(view, "view", inputs.views, inputs.advice)
         inputs.check(samples, views, args, kwargs)
         missing = self.entries.missing(samples, views)
         if not self.entries.compared and has_tensor(args, kwargs):
@@ -245,13 +248,18 @@ class TeacherTable(TeacherSource):
         return repair(self.entries)
 
 
-def host_key(index: Tensor, name: str, size: int) -> np.ndarray:
-    """The numbers of a key, `[batch]`; `ShapeError` for no int64, and for one outside the table."""
+def host_key(index: Tensor, name: str, size: int, advice: str = "") -> np.ndarray:
+    """The numbers of a key, `[batch]`.
+
+    Raises `ShapeError` for no int64, and, with `advice`, for one outside the table.
+    """
     if not isinstance(index, Tensor) or index.dtype != torch.int64 or index.dim() != 1:
         kind = f"{index.dtype} {list(index.shape)}" if isinstance(index, Tensor) else type(index)
         raise ShapeError(f"{name} must be an int64 tensor [batch], got {kind}")
     values = index.detach().cpu().numpy()
     wrong = (values < 0) | (values >= size)
     if wrong.any():
-        raise ShapeError(f"{name} {values[wrong][0]} is outside the table, which has {size}")
+        raise ShapeError(
+            f"{name} {values[wrong][0]} is outside the table, which has {size}{advice}"
+        )
     return values

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from distillation import convert
 from distillation.data import TensorLoader, digits
 from distillation.distiller import Distiller
-from distillation.errors import ConfigError
+from distillation.errors import ConfigError, TeacherError
 from distillation.losses import LogitsDistillationLoss, StaticLossBalancer
 from distillation.models.digits import DigitsSmallModel
 from distillation.table import ImageInputs, TeacherTable, with_table, with_tables
@@ -156,6 +156,34 @@ def test_a_folder_and_a_table_of_ones_own(teacher, loader, tmp_path):
     assert table(**key).shape == (1, 10)
 
 
+def test_a_table_of_another_teacher_does_not_answer_for_this_one(teacher, loader, tmp_path):
+    with (
+        with_table(teacher, tmp_path / "mine", loader) as table,
+        pytest.raises(TeacherError, match="given beside it has"),
+    ):
+        with_table(make_teacher(seed=1), table, loader)
+
+
+@pytest.mark.parametrize("value", ["off", "table", "folder"])
+def test_unknown_options_are_named_whatever_the_table_is(teacher, loader, tmp_path, value):
+    with with_table(teacher, tmp_path / "mine", loader) as table:
+        given = {"off": None, "table": table, "folder": tmp_path / "mine"}[value]
+        for opened in (with_table, table_source):
+            with pytest.raises(ConfigError, match=r"unknown .*'codek'; did you mean 'codec'"):
+                opened(teacher, given, loader, codek=None)
+
+
+@pytest.mark.parametrize("value", ["off", "table"])
+def test_options_of_a_new_table_are_refused_where_none_is_opened(teacher, loader, tmp_path, value):
+    with with_table(teacher, tmp_path / "mine", loader) as table:
+        given, why = {
+            "off": (None, "there is no teacher_table"),
+            "table": (table, "a TeacherTable has its own"),
+        }[value]
+        with pytest.raises(ConfigError, match=f"layers: of no use here, {why}"):
+            with_table(teacher, given, loader, layers=["fc"])
+
+
 def test_training_and_test_images_have_a_table_each(teacher, loader, images, tmp_path):
     test = TensorLoader(
         digits()[1], 120, shuffle=False, mean=images.mean, std=images.std, channels_last=True
@@ -222,3 +250,11 @@ def test_a_loader_without_keys_is_told_what_to_do(teacher, images):
     table = object.__new__(TeacherTable)
     with pytest.raises(ConfigError, match="one table cannot answer for train, test"):
         with_tables(teacher, table, {"train": None, "test": None})
+
+
+def test_loaders_without_keys_are_refused_by_name(teacher, loader, images, tmp_path):
+    loaders = {"train": loader, "test": TensorLoader(images, 64, keys=False)}
+    for opened in (with_tables, table_sources):
+        with pytest.raises(ConfigError, match="the test loader was made with keys=False"):
+            opened(teacher, tmp_path / "T", loaders)
+    assert len(with_tables(teacher, "off", loaders)) == 2

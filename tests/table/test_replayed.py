@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from distillation.data import Rendering, ReplayableLoader, TensorLoader
 from distillation.errors import ConfigError, ShapeError, TeacherError
-from distillation.table import ImageInputs, TeacherTable
+from distillation.table import ImageInputs, TeacherTable, with_table, with_tables
 from distillation.table.replayed import ReplayedInputs
 from distillation.table_option import table_source
 
@@ -99,8 +99,16 @@ def test_more_epochs_than_the_table_has_room_for_are_told(teacher, noisy, tmp_pa
     with table_source(teacher, tmp_path, loader, epochs=17) as table:
         assert table.inputs.views == 32
         ask(table, loader, epochs=[31])
-        with pytest.raises(ShapeError, match="view 32 is outside the table"):
+        with pytest.raises(ShapeError, match=r"view 32 is outside the table.*say with epochs=…"):
             ask(table, loader, epochs=[32])
+
+
+def test_every_way_to_a_table_is_told_the_epochs(teacher, noisy, tmp_path):
+    loader = ReplayableLoader(noisy, 32)
+    with with_table(teacher, tmp_path / "one", loader, epochs=17) as table:
+        assert table.inputs.views == 32
+    tables = with_tables(teacher, tmp_path / "several", {"train": loader}, epochs=17)
+    assert tables["train"].inputs.views == 32
 
 
 def test_endless_views_are_told(images):
