@@ -137,7 +137,8 @@ class ImageInputs(Inputs):
         if len(images) != len(sample):
             raise ConfigError(f"{len(images)} images came with {len(sample)} keys")
         ends = [0, len(sample) - 1]
-        made = self.render(sample[ends], view[ends])
+        # A data set may give any dtype
+        made = self.render(sample[ends], view[ends]).float()
         given = images[ends].detach().to("cpu")
         if made.shape != given.shape or not torch.allclose(
             made, given.float(), rtol=0.0, atol=_TOLERANCE.get(given.dtype, 1e-4)

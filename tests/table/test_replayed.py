@@ -94,6 +94,27 @@ def test_other_pictures_than_the_keys_say_are_noticed(teacher, noisy, tmp_path):
             ask(table, other, epochs=[0])
 
 
+class FromAnyDtype(torch.nn.Module):
+    """A teacher that turns its pictures into float32 itself."""
+
+    def __init__(self, teacher):
+        super().__init__()
+        self.teacher = teacher
+
+    def forward(self, images):
+        return self.teacher(images.float() / 16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.uint8])
+def test_the_pictures_may_have_any_dtype(teacher, images, tmp_path, dtype):
+    items = [(image.to(dtype), 0) for image in images.images[:40]]
+    loader = ReplayableLoader(items, 40)
+    seeing = FromAnyDtype(teacher).eval()
+    with TeacherTable(seeing, tmp_path, ReplayedInputs(loader)) as table:
+        logits = ask(table, loader, epochs=[0])
+    assert torch.allclose(logits, seeing(loader.batch(0, 0).images), atol=2e-2, rtol=1e-3)
+
+
 def test_more_epochs_than_the_table_has_room_for_are_told(teacher, noisy, tmp_path):
     loader = ReplayableLoader(noisy, 32)
     with table_source(teacher, tmp_path, loader, epochs=17) as table:
