@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from distillation.errors import DataError, TeacherError
 from distillation.files import atomic_json
+from distillation.table.storage import ENTRIES
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -83,7 +84,10 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:
-        """The manifest of a folder, None when it has none. `DataError` when it is not one."""
+        """The manifest of a folder, None when it has none.
+
+        Raises `DataError` for one that cannot be read, is damaged, or is something else's.
+        """
         path = Path(folder) / MANIFEST
         try:
             text = path.read_text(encoding="utf-8")
@@ -93,12 +97,13 @@ class Manifest:
             raise DataError(f"cannot read {path}: {error}") from error
         try:
             found = json.loads(text)
+            identity = dict(found["identity"])
             if found["format"] != FORMAT:
                 raise DataError(
                     f"{path} has format {found['format']!r}; this version reads format {FORMAT}"
                 )
             return cls(
-                identity=dict(found["identity"]),
+                identity=identity,
                 samples=int(found["samples"]),
                 views=int(found["views"]),
                 width=int(found["width"]),
@@ -108,6 +113,11 @@ class Manifest:
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, DataError):
                 raise
+            if not (path.parent / ENTRIES).exists():
+                raise DataError(
+                    f"{path} is not that of a teacher table, but of something else, such as a "
+                    "checkpoint; give the table a folder of its own"
+                ) from error
             raise DataError(
                 f"{path} is damaged ({error!r}); delete the folder to start the table again"
             ) from error

@@ -9,10 +9,11 @@ import torch
 from table_case import make_teacher, make_views
 from torch import nn
 
+from distillation.checkpoint import write_checkpoint
 from distillation.data import CropFlip, Identity, TensorLoader, digits
 from distillation.errors import ConfigError, DataError, ShapeError, TeacherError
 from distillation.models.digits import DigitsLargeModel
-from distillation.table import Execution, GivenInputs, ImageInputs, TeacherTable
+from distillation.table import Execution, GivenInputs, ImageInputs, TeacherTable, with_table
 from distillation.teacher import EnsembleTeacher, FrozenTeacher
 
 
@@ -334,6 +335,15 @@ def test_a_damaged_manifest_is_named(table, teacher, inputs):
     (table.folder / "manifest.json").write_text('{"format": 1, "identity"')
     with pytest.raises(DataError, match=r"manifest\.json is damaged"):
         TeacherTable(teacher, table.folder, inputs)
+
+
+def test_what_somebody_else_calls_a_manifest_is_no_damaged_table(teacher, loader, tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    write_checkpoint(checkpoints / "200", {"model": teacher.state_dict()})
+    for folder in (checkpoints, checkpoints / "200"):
+        with pytest.raises(DataError, match="not that of a teacher table") as told:
+            with_table(teacher, folder, loader)
+        assert "delete" not in str(told.value)
 
 
 class Tokens(nn.Module):
