@@ -153,6 +153,11 @@ class Entries:
         self, sample: np.ndarray, view: np.ndarray, device: torch.device
     ) -> tuple[Any, dict[str, Tensor]]:
         """The output and the layers of these keys, all of which must be there."""
+        if self.storage is None:
+            raise ShapeError(
+                "a batch without a key: the table is new, and the shape of the teacher's output is "
+                "known from its first entry on"
+            )
         self._reads += 1
         if self._weights is not None and self._reads % WATCHED == 0:
             # Every batch would cost a small student's step some percent

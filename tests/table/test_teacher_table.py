@@ -346,6 +346,14 @@ def test_what_somebody_else_calls_a_manifest_is_no_damaged_table(teacher, loader
         assert "delete" not in str(told.value)
 
 
+def test_an_empty_batch_on_a_new_table_is_told(table):
+    nothing = torch.zeros(0, dtype=torch.int64)
+    with pytest.raises(ShapeError, match="a batch without a key: the table is new"):
+        table(sample=nothing, view=nothing)
+    table(sample=torch.tensor([1]), view=torch.tensor([2]))
+    assert table(sample=nothing, view=nothing).shape == (0, 10)
+
+
 class Tokens(nn.Module):
     """A teacher of something other than images, with two inputs."""
 
