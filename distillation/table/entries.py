@@ -174,13 +174,6 @@ class Entries:
                 layers[output["name"]] = value.float().reshape(len(part), *shape)
         return result, layers
 
-    def estimate(self) -> str:
-        """Size of the full table and of its parts in words."""
-        if self.manifest is None:
-            first = np.zeros(1, dtype=np.int64)
-            self.compute(first, first)
-        return estimate(self.manifest)
-
     def close(self) -> None:
         """Sync the marks, close the files, take the hooks off, release the teacher."""
         self._close_files()
