@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from distillation.errors import ConfigError, ShapeError, TeacherError, unknown
+from distillation.errors import ConfigError, DataError, ShapeError, TeacherError, unknown
 from distillation.frozen_teacher import TeacherSource
 from distillation.table.codecs import Codec, codec_of, to_half
 from distillation.table.compute import (
@@ -299,8 +300,7 @@ class Entries:
                 "teacher_run": self.teacher.run_uuid,
             },
         )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / LOCK):
+        with self._making():
             self.manifest = Manifest.read(self.folder)
             own = self.manifest is None
             if own:
@@ -316,6 +316,24 @@ class Entries:
             different = self._compare()
             if different is not None:
                 refuse_changed(self.folder, different, self.manifest.facts)
+
+    @contextmanager
+    def _making(self) -> Iterator[None]:
+        """Make the folder and hold its lock; `DataError` where that cannot be."""
+        lock = FileLock(self.folder / LOCK)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except OSError as error:
+            raise DataError(
+                f"no teacher table can be made in {self.folder}: {error.strerror}; give "
+                "teacher_table a folder that may be written, or run the teacher online "
+                "(teacher_table=None)"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _encode(self, outputs: dict[str, Tensor], sample: np.ndarray, view: np.ndarray):
         parts = []

@@ -20,9 +20,11 @@ entry wins; what comes back from `write` is what the file holds.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,7 @@ from distillation.errors import DataError, ShapeError
 
 ENTRIES, MARKS, LOCK = "entries.f16", "marks.u16", "lock"
 _sync = getattr(os, "fdatasync", os.fsync)
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def checksums(entries: np.ndarray) -> np.ndarray:
@@ -58,11 +61,14 @@ class TableStorage:
     `shape` is `(samples, views, width)`. Indices are int64 arrays of one length. Raises `DataError`
     for files that are missing, of the wrong length, or damaged, and `ShapeError` for indices or
     entries that do not fit.
+
+    Files that this process may read but not write are read; `DataError` where it would write.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, int, int]):
         self.folder = Path(folder)
         self.shape = shape
+        self._unwritable: str | None = None  # why
         samples, views, width = shape
         self._files = {
             ENTRIES: self._open(ENTRIES, samples * views * width * 2),
@@ -99,7 +105,7 @@ class TableStorage:
         wrong = self._marks[flat] != checksums(entries)
         if wrong.any():
             # A writer may be between the bytes of a mark: look again when no one writes.
-            with self._lock:
+            with self._lock if self._unwritable is None else nullcontext():
                 entries = self._entries[flat]
                 marks = self._marks[flat]
             wrong = marks != checksums(entries)
@@ -144,7 +150,7 @@ class TableStorage:
             )
         flat, first = np.unique(flat, return_index=True)
         entries = np.ascontiguousarray(entries[first], dtype="<f2")
-        with self._lock:
+        with self._writing():
             new = self._marks[flat] == 0
             flat, entries = flat[new], entries[new]
             if not len(flat):
@@ -155,7 +161,8 @@ class TableStorage:
 
     def flush(self) -> None:
         """Bring the marks to the disk too (the entries always are)."""
-        self._sync(MARKS)
+        if self._unwritable is None:
+            self._sync(MARKS)
 
     def damaged(self) -> Iterator[tuple[int, int]]:
         """Look at every stored entry; yields the `(sample, view)` whose checksum is wrong."""
@@ -170,7 +177,7 @@ class TableStorage:
     def forget(self, sample: np.ndarray, view: np.ndarray) -> None:
         """Mark entries as not stored, so that they are filled again."""
         flat = self._flat(sample, view)
-        with self._lock:
+        with self._writing():
             self._put(MARKS, flat, np.zeros((len(flat), 1), dtype="<u2"))
             self._sync(MARKS)
 
@@ -189,11 +196,21 @@ class TableStorage:
     def _open(self, name: str, size: int) -> int:
         path = self.folder / name
         try:
-            file = os.open(path, os.O_RDWR)
+            try:
+                file = os.open(path, os.O_RDWR)
+            except OSError as error:
+                if error.errno not in _UNWRITABLE:
+                    raise
+                file = os.open(path, os.O_RDONLY)
+                self._unwritable = error.strerror
+        except FileNotFoundError as error:
+            raise DataError(
+                f"{name} of the table is missing; delete the folder {self.folder} to start the "
+                "table again"
+            ) from error
         except OSError as error:
             raise DataError(
-                f"{name} of the table cannot be opened ({error.strerror}); delete the folder "
-                f"{self.folder} to start the table again"
+                f"{name} of the table in {self.folder} cannot be opened: {error.strerror}"
             ) from error
         found = os.fstat(file).st_size
         if found != size:
@@ -223,6 +240,26 @@ class TableStorage:
                 bad = int(index[(index < 0) | (index >= size)][0])
                 raise ShapeError(f"{name} {bad} is outside the table, which has {size} ({name}s)")
         return sample.astype(np.int64) * views + view.astype(np.int64)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Hold the lock; `DataError` where this process may not write."""
+        reason = self._unwritable
+        if reason is None:
+            try:
+                self._lock.acquire()
+            except OSError as error:
+                reason = error.strerror
+        if reason is not None:
+            raise DataError(
+                f"the table in {self.folder} cannot be written here ({reason}), and entries of it "
+                "are missing or damaged: fill it from where it may be written (`distill cache`), "
+                "or use a copy"
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _put(self, name: str, flat: np.ndarray, rows: np.ndarray) -> None:
         """Write rows at their places; neighbours in one call.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -133,6 +134,43 @@ def test_cut_off_and_missing_files_are_refused(storage):
     (storage.folder / MARKS).unlink()
     os.truncate(storage.folder / ENTRIES, 2400)
     with pytest.raises(DataError, match=MARKS):
+        TableStorage(storage.folder, SHAPE)
+
+
+def refuse_to_open(monkeypatch, code, flags):
+    """As for an account without the right; the tests may run as one that has all rights."""
+    open_ = os.open
+
+    def refusing(path, asked, *rest, **options):
+        if asked & (os.O_RDWR | os.O_WRONLY) in flags:
+            raise OSError(code, os.strerror(code), str(path))
+        return open_(path, asked, *rest, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_a_table_that_cannot_be_written_is_read_all_the_same(storage, monkeypatch, code):
+    key = np.array([3]), np.array([2])
+    storage.write(*key, entries_of(*key))
+    storage.close()
+    refuse_to_open(monkeypatch, code, [os.O_RDWR])
+    again = TableStorage(storage.folder, SHAPE)
+    assert np.array_equal(again.read(*key), entries_of(*key))
+    with pytest.raises(DataError, match=rf"cannot be written here \({os.strerror(code)}\)"):
+        again.write(np.array([4]), np.array([2]), entries_of([4], [2]))
+    again.close()
+
+
+def test_only_a_damaged_table_is_one_to_delete(storage, monkeypatch):
+    storage.close()
+    with monkeypatch.context() as patched:
+        refuse_to_open(patched, errno.EACCES, [os.O_RDWR, os.O_RDONLY])
+        with pytest.raises(DataError, match="cannot be opened: Permission denied") as told:
+            TableStorage(storage.folder, SHAPE)
+        assert "delete" not in str(told.value)
+    (storage.folder / MARKS).unlink()
+    with pytest.raises(DataError, match="missing; delete the folder"):
         TableStorage(storage.folder, SHAPE)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import os
 
 import pytest
 import torch
@@ -344,6 +346,15 @@ def test_what_somebody_else_calls_a_manifest_is_no_damaged_table(teacher, loader
         with pytest.raises(DataError, match="not that of a teacher table") as told:
             with_table(teacher, folder, loader)
         assert "delete" not in str(told.value)
+
+
+def test_a_new_table_where_nothing_may_be_written_is_told(table, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "mkdir", refused)
+    with pytest.raises(DataError, match=r"no teacher table can be made in .*: Permission denied"):
+        table(sample=torch.tensor([1]), view=torch.tensor([2]))
 
 
 def test_an_empty_batch_on_a_new_table_is_told(table):
