@@ -34,6 +34,7 @@ from distillation.errors import DataError, ShapeError
 
 ENTRIES, MARKS, LOCK = "entries.f16", "marks.u16", "lock"
 _sync = getattr(os, "fdatasync", os.fsync)
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -197,11 +198,11 @@ class TableStorage:
         path = self.folder / name
         try:
             try:
-                file = os.open(path, os.O_RDWR)
+                file = os.open(path, os.O_RDWR | _BINARY)
             except OSError as error:
                 if error.errno not in _UNWRITABLE:
                     raise
-                file = os.open(path, os.O_RDONLY)
+                file = os.open(path, os.O_RDONLY | _BINARY)
                 self._unwritable = error.strerror
         except FileNotFoundError as error:
             raise DataError(
@@ -262,9 +263,9 @@ class TableStorage:
             self._lock.release()
 
     def _put(self, name: str, flat: np.ndarray, rows: np.ndarray) -> None:
-        """Write rows at their places; neighbours in one call.
+        """Write rows at their places, under the lock; neighbours in one call.
 
-        By `pwrite` and not through the map: on a full disk that is an error one can report, while
+        To the file and not through the map: on a full disk that is an error one can report, while
         a store into a hole of a mapped file ends the process.
         """
         size = rows.shape[1] * 2
@@ -274,10 +275,10 @@ class TableStorage:
         try:
             for start, end in zip(starts, ends, strict=True):
                 data = memoryview(rows[start:end].tobytes())
-                offset = int(flat[start]) * size
+                # Windows has no `pwrite`
+                os.lseek(self._files[name], int(flat[start]) * size, os.SEEK_SET)
                 while data:
-                    done = os.pwrite(self._files[name], data, offset)
-                    data, offset = data[done:], offset + done
+                    data = data[os.write(self._files[name], data) :]
         except OSError as error:
             raise DataError(
                 f"{name} of the table cannot be written: {error.strerror}; what was stored before "

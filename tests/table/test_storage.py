@@ -174,6 +174,14 @@ def test_only_a_damaged_table_is_one_to_delete(storage, monkeypatch):
         TableStorage(storage.folder, SHAPE)
 
 
+def test_a_system_without_pwrite_writes_all_the_same(storage, monkeypatch):
+    """Windows, for one."""
+    monkeypatch.delattr(os, "pwrite", raising=False)
+    sample, view = np.array([7, 1, 2]), np.array([5, 0, 0])
+    storage.write(sample, view, entries_of(sample, view))
+    assert np.array_equal(storage.read(sample, view), entries_of(sample, view))
+
+
 def test_a_full_disk_is_an_error_and_leaves_what_was_stored(storage):
     resource = pytest.importorskip("resource")
     first = np.array([0]), np.array([0])
