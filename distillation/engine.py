@@ -34,7 +34,7 @@ from distillation.hooks import HookList, Hooks
 from distillation.interrupts import StopSignals
 from distillation.meters import Meters
 from distillation.processes import ManyProcesses
-from distillation.replay import BatchIndex, Replay, groups, samples_in
+from distillation.replay import BatchIndex, Replay, groups, own_generators, samples_in
 from distillation.resume import Resumable
 from distillation.rng import set_rng_state, without_trace
 from distillation.run_log import run_log
@@ -57,7 +57,8 @@ class Engine(StepCalls, Resumable, ManyProcesses):
         clip_grad_norm: largest 2-norm of the gradient, or None.
         precision, device: names as in `distillation.devices`, or an `accelerator` instead.
         save_seconds: a checkpoint is written at least this often, and after every epoch.
-        log_every: batches between two rows of running means (split `train_step`); 0: none.
+        log_every: a row of running means (split `train_step`) is of this many batches of one
+            epoch; what is left of the epoch is in its own row alone. 0: none.
         validate_every: epochs between evaluations; the last epoch is always evaluated.
         watch, watch_mode: metric that chooses the best checkpoint (`accuracy.valid`, "max").
         states: further objects with `state_dict` / `load_state_dict`. One with `per_process =
@@ -177,6 +178,12 @@ class Engine(StepCalls, Resumable, ManyProcesses):
                 self.save()
                 if self._interrupted:
                     raise KeyboardInterrupt
+        if not self.batch:
+            raise ConfigError(
+                f"the training loader gave no batch in epoch {self.epoch + 1} of {self.epochs}: "
+                "give one that can be iterated once an epoch (a generator ends with the first), "
+                "and with drop_last=True a batch_size of at most the number of samples"
+            )
         self._save_before_evaluation()
 
     def _train_group(self, batches: list[Any], index: Any) -> None:
@@ -187,7 +194,7 @@ class Engine(StepCalls, Resumable, ManyProcesses):
             self._weight = None if total is None else n / total
             self._sync_gradients(self._group_end)
             self.hooks.on_batch_start(self, batch)
-            self.samples += everywhere[i]
+            self._count(n, everywhere[i])
             self.step(batch, index)
             self.hooks.on_batch_end(self, batch)
             index.idx += 1
@@ -197,7 +204,7 @@ class Engine(StepCalls, Resumable, ManyProcesses):
 
     def evaluate(self, loader: Iterable, split: str) -> dict[str, float]:
         """Metrics of one pass over `loader` without gradients; leaves no trace in the training."""
-        with self._evaluating(split):
+        with self._evaluating(loader, split):
             self._share_buffers()
             self.hooks.on_validate_start(self, split)
             index = self.batch_index(None)
@@ -214,15 +221,18 @@ class Engine(StepCalls, Resumable, ManyProcesses):
         return metrics
 
     @contextmanager
-    def _evaluating(self, split: str) -> Iterator[None]:
+    def _evaluating(self, loader: Iterable, split: str) -> Iterator[None]:
         """Puts back what an evaluation changes: random states and training flags among it."""
         before = self.is_train, self.split, self.epoch_meters
+        own = [(generator, generator.get_state()) for generator in own_generators(loader)]
         self.is_train, self.split, self.epoch_meters = False, split, Meters()
         try:
             with without_trace(self.modules.values()):
                 yield
         finally:
             self.is_train, self.split, self.epoch_meters = before
+            for generator, state in own:  # the training loader may have the same
+                generator.set_state(state)
 
     def _validates(self) -> bool:
         """Whether this epoch ends with an evaluation."""
@@ -230,6 +240,7 @@ class Engine(StepCalls, Resumable, ManyProcesses):
         return done >= self.epochs or self.stop_training or done % self.validate_every == 0
 
     def _finish_epoch(self) -> None:
+        self._settle_samples()
         metrics = {f"{n}.train": v for n, v in self.epoch_meters.compute(self._reduce).items()}
         metrics.update(self._extra)
         self.hooks.on_train_epoch_end(self, metrics)
@@ -243,11 +254,14 @@ class Engine(StepCalls, Resumable, ManyProcesses):
         self.metrics = metrics
         if self.recorder is not None:
             self.recorder.log(self.samples, self.epoch, metrics)
-        best = self._is_best(metrics, validated)
+        best = self._is_best(metrics)
         self.epoch += 1
         self.batch, self._epoch_rng, self._epoch_trained = 0, None, False
         self._extra = {}
         self.epoch_meters.reset()
+        self.step_meters.reset()
         self.save(best)
+        if validated:
+            self._refuse_unmeasured(metrics)  # only now: the epoch is not lost
         if self._stop_is_asked() and self.epoch < self.epochs:
             raise KeyboardInterrupt

@@ -27,12 +27,17 @@ class Meters:
         self._weights: dict[tuple[str, ...], float] = {}
 
     def add(self, values: Mapping[str, torch.Tensor | float], n: float = 1.0) -> None:
-        """Add the mean of `n` samples for each name; tensors must have one element."""
+        """Add the mean of `n` samples for each name; tensors must have one element.
+
+        A mean of 0 samples weighs nothing, whatever it is (of an empty batch it is NaN).
+        """
         if values:
             self.add_terms(tuple(values), vector(values) * n, n)
 
     def add_terms(self, names: tuple[str, ...], terms: torch.Tensor, n: float) -> None:
         """Add sums over `n` samples, one for each name, as `vector` made them."""
+        if n == 0:
+            terms = torch.zeros_like(terms)
         before = self._sums.get(names)
         if before is None:
             self._sums[names] = terms
@@ -45,8 +50,11 @@ class Meters:
     def compute(
         self, reduce: Callable[[torch.Tensor], torch.Tensor] | None = None
     ) -> dict[str, float]:
-        """The means so far. `reduce` sums a tensor over processes (same names on each)."""
-        groups = [names for names in self._sums if self._weights[names] > 0]
+        """The means so far. `reduce` sums a tensor over processes (same names on each).
+
+        A process with no samples takes part by adding the names with a count of 0.
+        """
+        groups = list(self._sums)
         if not groups:
             return {}
         device = self._sums[groups[0]].device
@@ -61,7 +69,7 @@ class Meters:
             total = totals.setdefault(name, [0.0, 0.0])
             total[0] += value
             total[1] += weight
-        return {name: value / weight for name, (value, weight) in totals.items()}
+        return {name: value / weight for name, (value, weight) in totals.items() if weight}
 
     def reset(self) -> None:
         """Forget everything."""

@@ -22,6 +22,9 @@ def share_first(tensors: Iterable[torch.Tensor]) -> None:
 class ManyProcesses:
     """The part of the engine that speaks with the other processes; alone, it costs nothing."""
 
+    _exact_samples = 0  # `samples` when the processes last added up what they have seen
+    _own_samples = 0  # seen by this process since then
+
     def wrap(self, name: str = "model") -> nn.Module:
         """The module a step should call: wrapped in DDP when there are several processes."""
         if self.accelerator.num_processes > 1 and name not in self.wrapped:
@@ -54,6 +57,9 @@ class ManyProcesses:
 
         DDP takes the plain mean over processes, so the divisor is the number of samples of the
         group over all processes, divided by their number. None: the batch is the whole group.
+
+        On a GPU the samples over all processes are an estimate, as if each had as many as this
+        one; `_settle_samples` puts that right.
         """
         processes = self.accelerator.num_processes
         if processes == 1:
@@ -64,6 +70,23 @@ class ManyProcesses:
         # On a GPU the exact sum stays there: reading it would stall the step
         total = self._reduce(torch.tensor(float(sum(counts)), device=self.device))
         return total / processes, [n * processes for n in counts]
+
+    def _count(self, own: int, everywhere: int) -> None:
+        self._own_samples += own
+        self.samples += everywhere
+
+    def _take_samples(self, samples: int) -> None:
+        self.samples = self._exact_samples = samples
+        self._own_samples = 0
+
+    def _settle_samples(self) -> None:
+        """Make `samples` exact, which on a GPU is estimated from one row or checkpoint to the next.
+
+        Collective, and it waits for the device: not for every batch.
+        """
+        if self.accelerator.num_processes > 1:
+            own = torch.tensor(self._own_samples, device=self.device)
+            self._take_samples(self._exact_samples + int(self._reduce(own)))
 
     def _sync_gradients(self, wanted: bool) -> None:
         """Exchange gradients in the backward passes to come, or keep them to this process.
@@ -76,6 +99,7 @@ class ManyProcesses:
     def _write_row(self, meters: Meters, split: str) -> None:
         means = meters.compute(self._reduce)
         meters.reset()
+        self._settle_samples()
         if self.recorder is not None:
             row = {f"{name}.{split}": value for name, value in means.items()}
             self.recorder.log(self.samples, self.epoch, row)

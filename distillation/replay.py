@@ -34,21 +34,29 @@ class BatchIndex:
 
 
 def samples_in(batch: Any) -> int:
-    """Number of samples in a batch: the length of the first tensor found in it."""
-    if torch.is_tensor(batch):
-        return len(batch) if batch.dim() else 1
-    if isinstance(batch, dict):
-        batch = list(batch.values())
-    if isinstance(batch, (list, tuple)):
-        for item in batch:
-            try:
-                return samples_in(item)
-            except ConfigError:
-                continue
+    """Number of samples in a batch: the length of the first tensor in it that has dimensions.
+
+    1 where each tensor is a single number. Raises `ConfigError` when there is no tensor.
+    """
+    single = False
+    for tensor in _tensors(batch):
+        if tensor.dim():
+            return len(tensor)
+        single = True
+    if single:
+        return 1
     raise ConfigError(
         f"no tensor in a batch of type {type(batch).__name__}, so its samples cannot be counted; "
         "pass samples_of= to the engine"
     )
+
+
+def _tensors(batch: Any) -> Iterator[torch.Tensor]:
+    if torch.is_tensor(batch):
+        yield batch
+    elif isinstance(batch, (dict, list, tuple)):
+        for item in batch.values() if isinstance(batch, dict) else batch:
+            yield from _tensors(item)
 
 
 def length_of(loader: Any) -> int | None:
@@ -61,13 +69,19 @@ def length_of(loader: Any) -> int | None:
 
 def own_generators(loader: Any) -> list[torch.Generator]:
     """A DataLoader's own generators, and those of its samplers, each once."""
-    found: list[torch.Generator] = []
-    samplers = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
-    for owner in (loader, *samplers, getattr(samplers[1], "sampler", None)):
-        generator = getattr(owner, "generator", None)
-        if isinstance(generator, torch.Generator) and all(generator is not g for g in found):
-            found.append(generator)
-    return found
+    found = (getattr(owner, "generator", None) for owner in _order_makers(loader))
+    return _once(generator for generator in found if isinstance(generator, torch.Generator))
+
+
+def _order_makers(loader: Any) -> list[Any]:
+    """What may decide on the order of an epoch: the loader and its samplers, each once."""
+    batches = getattr(loader, "batch_sampler", None)
+    samplers = getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)
+    return _once(owner for owner in (loader, *samplers) if owner is not None)
+
+
+def _once(objects: Iterable[Any]) -> list[Any]:
+    return list({id(each): each for each in objects}.values())
 
 
 class Replay:
@@ -96,8 +110,8 @@ class Replay:
         if not self.direct:
             if not evaluation and getattr(loader, "persistent_workers", False):
                 warnings.warn(_PERSISTENT, stacklevel=2)
-            for owner in (loader, getattr(loader, "sampler", None)):
-                if not evaluation and hasattr(owner, "set_epoch"):
+            for owner in () if evaluation else _order_makers(loader):
+                if hasattr(owner, "set_epoch"):
                     owner.set_epoch(epoch)
             if resumed:
                 set_rng_state(rng)
@@ -149,20 +163,22 @@ def groups(replay: Replay, size: int, start: int = 0, limit: int | None = None) 
     """Groups of `size` batches, the last one partial; at most `limit` batches from 0 on.
 
     Nothing is read ahead of a group, so that random numbers are drawn in the order in which a
-    plain loop would draw them.
+    plain loop would draw them. For the same reason a training epoch that no limit cuts is read to
+    its end after the last group: there a sampler may draw once more.
     """
-    total = replay.total(limit)
-    seen, group = start, []
-    if total is not None and seen >= total:
-        return
-    for batch in replay:
+    total, length = replay.total(limit), length_of(replay.loader)
+    seen, group, batches = start, [], iter(replay)
+    while total is None or seen < total:
+        batch = next(batches, batches)
+        if batch is batches:
+            break
         group.append(batch)
         seen += 1
         is_last = total is not None and seen >= total
         if len(group) == size or is_last:
             yield Group(group, is_last)
             group = []
-        if is_last:
-            return
     if group:
         yield Group(group, True)
+    if total == length and not replay.evaluation:
+        next(batches, None)

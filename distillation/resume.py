@@ -73,6 +73,7 @@ class Resumable:
     def save(self, best: bool = False) -> None:
         """Write a checkpoint of this moment (between two updates)."""
         self._saved = time.monotonic()
+        self._settle_samples()
         state = self.state_dict()  # collective: every process takes part
         main = self.recorder is not None and self.accelerator.is_main_process
         collective = any(getattr(m, "collective", False) for m in self.modules.values())
@@ -140,7 +141,8 @@ class Resumable:
             self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.batch = state["epoch"], self._same_share(state)
         self._epoch_trained, self._extra = state.get("epoch_trained", False), state.get("extra", {})
-        self.samples, self.update = state["samples"], state["update"]
+        self._take_samples(state["samples"])
+        self.update = state["update"]
         self.best, self.metrics = state["best"], state["metrics"]
         for meter, saved in zip((self.epoch_meters, self.step_meters), meters, strict=True):
             meter.load_state_dict(saved)
@@ -227,15 +229,19 @@ class Resumable:
             self._interrupted = bool(self.accelerator.reduce(flag, reduction="sum").item())
         return self._interrupted
 
-    def _is_best(self, metrics: dict[str, float], validated: bool) -> bool:
-        if self.watch is None:
-            return False
+    def _is_best(self, metrics: dict[str, float]) -> bool:
         if self.watch not in metrics:
-            if validated:
-                raise ConfigError(unknown("metric to watch:", self.watch, metrics))
             return False
         value, sign = metrics[self.watch], 1.0 if self.watch_mode == "max" else -1.0
         if value != value or (self.best and sign * value <= sign * self.best["value"]):
             return False
         self.best = {"value": value, "step": self.samples, "epoch": self.epoch}
         return True
+
+    def _refuse_unmeasured(self, metrics: dict[str, float]) -> None:
+        """Raise `ConfigError` when an epoch with its evaluation has not measured `watch`.
+
+        Hooks may add metrics of any name, so nothing can tell before.
+        """
+        if self.watch is not None and self.watch not in metrics:
+            raise ConfigError(unknown("metric to watch:", self.watch, metrics))

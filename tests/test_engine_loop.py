@@ -8,7 +8,8 @@ import random
 import numpy as np
 import pytest
 import torch
-from engine_case import digits_loader, images, make_engine, perceptron, same, weights
+from engine_case import digits_loader, images, make_engine, perceptron, resume, same, weights
+from torch.utils.data import DataLoader, TensorDataset
 
 from distillation import runs
 from distillation.engine import BatchIndex
@@ -121,6 +122,17 @@ def test_evaluating_more_often_does_not_change_the_training():
     assert same(trained(1), trained(3))
 
 
+def test_an_evaluation_leaves_a_generator_that_the_training_loader_shares():
+    def trained(every: int):
+        own = torch.Generator().manual_seed(3)
+        loader = DataLoader(TensorDataset(*images(32)), 8, shuffle=True, generator=own)
+        engine = make_engine(loader, epochs=3, validate_every=every, valid_loaders={"test": loader})
+        engine.fit()
+        return weights(engine)
+
+    assert same(trained(1), trained(3))
+
+
 def test_the_last_epoch_is_evaluated_whatever_validate_every_says():
     written = Written()
     loaders = {"test": [images(8)]}
@@ -132,6 +144,23 @@ def test_the_last_epoch_is_evaluated_whatever_validate_every_says():
         names[:i].count("on_epoch_start") for i, n in enumerate(names) if n == "on_validate_end"
     ]
     assert epochs == [3, 5]
+
+
+def test_a_loader_with_its_own_generator_trains_as_in_a_plain_loop():
+    def shuffled():
+        own = torch.Generator().manual_seed(3)
+        return DataLoader(TensorDataset(*images(32)), 8, shuffle=True, generator=own)
+
+    engine = make_engine(shuffled(), epochs=3)
+    engine.fit()
+    model, loader = perceptron(), shuffled()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(3):
+        for data, labels in loader:
+            torch.nn.functional.cross_entropy(model(data), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert same(weights(engine), model.state_dict())
 
 
 def test_an_evaluation_can_be_cut_short():
@@ -170,6 +199,15 @@ def test_a_loader_without_length_trains_to_its_end():
     assert same(weights(engine), weights(listed))
 
 
+def test_an_epoch_without_a_batch_says_what_to_do():
+    dropped = DataLoader(TensorDataset(*images(6)), 8, drop_last=True)
+    with pytest.raises(ConfigError, match=r"no batch in epoch 1 of 2.*drop_last"):
+        make_engine(dropped).fit()
+    once = (images(8) for _ in range(2))
+    with pytest.raises(ConfigError, match=r"no batch in epoch 2 of 3.*a generator ends"):
+        make_engine(once, epochs=3).fit()
+
+
 def test_training_can_be_stopped_early_and_is_evaluated():
     class Stop(Hooks):
         def on_update_end(self, engine):
@@ -195,6 +233,17 @@ def test_rows_of_running_means_and_of_epochs_are_recorded(tmp_path):
     assert run.curve("loss.train")[0] == [160, 320]
     assert run.summary["accuracy.test"] == run.metrics[-1]["accuracy.test"]
     assert run.curve("loss.train")[1][1] < run.curve("loss.train")[1][0]
+
+
+def test_a_row_of_running_means_is_of_one_epoch(tmp_path):
+    class Counted(Hooks):
+        def on_batch_start(self, engine, batch):
+            engine.log({"batch": float(10 * engine.epoch + engine.batch)})
+
+    with runs.create("engine", root=tmp_path) as recorder:
+        make_engine([images(8)] * 3, recorder=recorder, log_every=2, hooks=[Counted()]).fit()
+    rows = runs.find(recorder.uuid, root=tmp_path).curve("batch.train_step")[1]
+    assert rows == [0.5, 10.5]
 
 
 def test_the_best_checkpoint_is_the_one_that_watch_says(tmp_path):
@@ -232,6 +281,18 @@ def test_a_watched_metric_that_is_never_measured_is_an_error_with_those_there_ar
     engine = make_engine([images(8)], epochs=1, watch="acuracy.train")
     with pytest.raises(ConfigError, match=r"'acuracy\.train'.*did you mean 'accuracy\.train'"):
         engine.fit()
+
+
+def test_an_epoch_is_not_lost_for_a_misspelt_metric_to_watch(tmp_path):
+    with (
+        pytest.raises(ConfigError, match="watch"),
+        runs.create("engine", root=tmp_path) as recorder,
+    ):
+        make_engine(recorder=recorder, watch="acuracy.train").fit()
+    assert runs.find(recorder.uuid, root=tmp_path).checkpoints == [320]
+    whole = make_engine()
+    whole.fit()
+    assert same(weights(resume(tmp_path, recorder.uuid)), weights(whole))
 
 
 def test_a_loss_that_is_not_a_number_is_recorded_as_such():

@@ -71,6 +71,20 @@ def test_nothing_added_means_no_metrics():
     assert meters.compute() == {}
 
 
+def test_a_mean_of_no_samples_weighs_nothing_even_if_it_is_no_number():
+    meters = Meters()
+    meters.add({"x": 2.0}, n=3)
+    meters.add({"x": torch.tensor(float("nan"))}, n=0)
+    assert meters.compute() == {"x": 2.0}
+
+
+def test_a_process_without_samples_takes_part_in_the_sum_over_processes():
+    meters = Meters()
+    meters.add({"x": float("nan")}, n=0)
+    other = torch.tensor([[6.0], [3.0]], dtype=torch.float64)
+    assert meters.compute(lambda both: both + other) == {"x": 2.0}
+
+
 def test_reset_forgets():
     meters = Meters()
     meters.add({"x": 1.0})

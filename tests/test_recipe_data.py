@@ -11,7 +11,7 @@ from distillation.trainer.recipe_data import DATASETS, loaders
 
 
 def sizes(loader):
-    return len(loader.image_set), loader.global_batch_size
+    return len(loader.image_set), loader.batch_size
 
 
 def test_digits_are_split_into_train_valid_and_test():

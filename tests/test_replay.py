@@ -7,7 +7,7 @@ import torch
 from engine_case import digits_loader
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, TensorDataset
 
 from distillation.errors import ConfigError
 from distillation.replay import BatchIndex, Replay, groups, own_generators, samples_in
@@ -61,6 +61,21 @@ def test_nothing_is_read_ahead_of_a_group():
     assert read == [0, 1]
 
 
+@pytest.mark.parametrize("limit", [None, 4, 2])
+def test_a_generator_is_left_where_a_plain_loop_over_as_many_batches_leaves_it(limit):
+    def shuffled():
+        own = torch.Generator().manual_seed(3)
+        return own, DataLoader(TensorDataset(torch.arange(8)), 2, shuffle=True, generator=own)
+
+    plain, loader = shuffled()
+    for i, _ in enumerate(loader):
+        if i + 1 == limit and limit < len(loader):
+            break
+    ours, loader = shuffled()
+    list(groups(Replay(loader, 0, 0, None), 3, limit=limit))
+    assert torch.equal(ours.get_state(), plain.get_state())
+
+
 def test_a_loader_of_ours_makes_no_batch_twice():
     loader = digits_loader(80, 8)
     later = list(Replay(loader, 3, 7, None))
@@ -86,6 +101,17 @@ def test_a_sampler_for_several_processes_is_told_the_epoch_when_training_only():
     assert told == [4]
 
 
+def test_a_sampler_inside_a_batch_sampler_is_told_the_epoch():
+    rows = TensorDataset(torch.arange(16))
+    sampler = DistributedSampler(rows, num_replicas=2, rank=0, shuffle=True)
+    loader = DataLoader(rows, batch_sampler=BatchSampler(sampler, 4, drop_last=False))
+    orders = [
+        tuple(torch.cat([batch for (batch,) in Replay(loader, epoch, 0, None)]).tolist())
+        for epoch in range(3)
+    ]
+    assert len(set(orders)) == 3
+
+
 def test_a_generator_that_a_loader_shares_with_its_sampler_counts_once():
     generator = torch.Generator()
     loader = DataLoader(TensorDataset(torch.zeros(4)), shuffle=True, generator=generator)
@@ -100,11 +126,17 @@ def test_a_generator_that_a_loader_shares_with_its_sampler_counts_once():
         (torch.zeros(5), torch.zeros(3)),
         {"name": "x", "image": torch.zeros(5, 1)},
         ["text", {"inner": (torch.zeros(5),)}],
+        {"temperature": torch.tensor(3.0), "x": torch.zeros(5, 2)},
+        [[torch.tensor(3.0)], torch.zeros(5)],
     ],
-    ids=["tensor", "tuple", "dict", "nested"],
+    ids=["tensor", "tuple", "dict", "nested", "number first", "nested number first"],
 )
 def test_samples_are_counted_in_the_first_tensor(batch):
     assert samples_in(batch) == 5
+
+
+def test_numbers_alone_are_one_sample():
+    assert samples_in((torch.tensor(3.0), torch.tensor(1))) == 1
 
 
 def test_a_batch_without_a_tensor_cannot_be_counted():

@@ -103,11 +103,6 @@ class EpochLoader(ABC):
         return -(-self._length // self.batch_size)
 
     @property
-    def global_batch_size(self) -> int:
-        """Samples of one batch over all processes (`batch_size`)."""
-        return self.batch_size
-
-    @property
     def samples_per_epoch(self) -> int:
         """Samples that all processes together see in an epoch."""
         return min(self._length, len(self) * self.batch_size)

@@ -84,14 +84,6 @@ def _is_prepared(loader: Iterable) -> bool:
     return type(loader).__module__.startswith("accelerate.")
 
 
-def length(loader: Iterable) -> int | None:
-    """Number of batches, or None where the loader cannot tell."""
-    try:
-        return len(loader)  # type: ignore[arg-type]
-    except TypeError:
-        return None
-
-
 def average_gradients(parameters: list[torch.nn.Parameter], processes: int) -> None:
     """Mean over the processes of gradients that DDP does not see (of losses)."""
     for parameter in parameters:

@@ -15,6 +15,7 @@ from distillation.engine import Engine
 from distillation.errors import ConfigError
 from distillation.processes import share_first
 from distillation.progress import Progress
+from distillation.replay import length_of
 from distillation.table_option import is_online
 from distillation.trainer import loaders
 from distillation.trainer.batches import take_apart
@@ -69,7 +70,7 @@ def named_loaders(valid_loader: Any) -> dict[str, Any]:
 
 def updates_per_epoch(train_loader: Any, params: TrainingParams) -> int:
     """Optimizer updates of one epoch."""
-    batches = loaders.length(train_loader)
+    batches = length_of(train_loader)
     if batches is None:
         batches = params.max_train_batches
     if batches is None:
