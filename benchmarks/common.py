@@ -189,7 +189,7 @@ class Result:
             "schema": SCHEMA,
             "benchmark": self.name,
             "question": self.question,
-            "made": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "commit": commit(),
             "machine": machine(with_threads=not self.elsewhere),
             "versions": versions(),

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -33,10 +34,6 @@ def test_ci_runs_the_two_commands_of_the_readme_to_the_letter_and_first():
 
 def test_requirements_are_pinned_and_within_the_ranges_of_the_package():
     from packaging.requirements import Requirement
-
-    if sys.version_info < (3, 11):
-        pytest.skip("tomllib came with Python 3.11")
-    import tomllib
 
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     pinned = [Requirement(line) for line in lines if line and not line.startswith("#")]

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import stat
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from distillation.errors import RunError
@@ -120,9 +120,9 @@ def finite(value: object) -> int | float | None:
 def moment(seconds: float) -> str:
     """ISO 8601 in UTC of seconds since 1970."""
     try:
-        return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
     except (ValueError, OverflowError, OSError):
-        return datetime.fromtimestamp(0, timezone.utc).isoformat(timespec="milliseconds")
+        return datetime.fromtimestamp(0, UTC).isoformat(timespec="milliseconds")
 
 
 def _rows(tail: bytes, is_all: bool, every: bool) -> list[dict]:
