@@ -6,7 +6,7 @@ None of them reads a tensor's values, so nothing here makes the host wait for th
 from __future__ import annotations
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -36,6 +36,13 @@ def check_number(
     above = f"greater than {low:g}" if low_open else f"at least {low:g}"
     below = "" if high == math.inf else f" and at most {high:g}"
     raise ConfigError(f"{name} must be a finite number {above}{below}, not {value!r}.")
+
+
+def check_integer(name: str, value: Any) -> int:
+    """`value` as an int; raises `ConfigError`, naming the option and its value, for no integer."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ConfigError(f"{name} must be an integer, not {value!r}.")
+    return int(value)
 
 
 def check_count(name: str, value: Any) -> int:

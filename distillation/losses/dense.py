@@ -6,6 +6,7 @@ from torch import Tensor
 
 from distillation.errors import ConfigError, ShapeError, unknown
 from distillation.losses.checks import (
+    check_integer,
     check_pair,
     check_rows,
     check_temperature,
@@ -55,7 +56,9 @@ class ChannelWiseKnowledgeDistillationLoss(DistillationLoss):
             raise ConfigError(unknown("normalization_mode", normalization_mode, MODES))
         self.normalization_mode = normalization_mode
         self.temperature = check_temperature(temperature)
-        self.ignore_index = ignore_index
+        self.ignore_index = (
+            None if ignore_index is None else check_integer("ignore_index", ignore_index)
+        )
 
     def keywords(self) -> frozenset[str]:
         return frozenset(() if self.ignore_index is None else {"target"})

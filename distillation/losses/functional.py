@@ -61,6 +61,9 @@ def kl_divergence(
 
     $$\frac{1}{2C} \sum_c (\Delta_c - \bar\Delta)^2$$
 
+    At such temperatures the value, not the gradient, loses digits to rounding: with 50,000 classes
+    in float32 about 0.1 % at T = 20 and 1 % at T = 100.
+
     Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network" (2015),
     section 2, arXiv 1503.02531.
 
@@ -161,7 +164,8 @@ def soft_cross_entropy(
     """
     T, s, t, mask, dim = _prepare(student_logits, teacher_logits, temperature, reduction, dim, mask)
     log_q, log_p = F.log_softmax(s / T, dim), F.log_softmax(t / T, dim)
-    terms = (-log_p.exp() * log_q).masked_fill(torch.isneginf(log_p), 0.0)
+    p = log_p.exp()
+    terms = (-p * log_q).masked_fill(p == 0, 0.0)
     return reduce_rows(terms.sum(dim), reduction, mask, s.shape[dim]) * T**2
 
 
@@ -199,7 +203,7 @@ def cosine(
 
     It does not depend on the logits' scale, so there is no temperature. "mean" and "batchmean"
     are the same here: nothing is summed over classes. This is `nn.CosineEmbeddingLoss` with
-    target 1.
+    target 1. Classes at -inf on both sides are left out; on one side alone they give NaN.
     """
     _, s, t, mask, dim = _prepare(student_logits, teacher_logits, 1.0, reduction, dim, mask)
     s, t = _without_impossible(s, t)
@@ -233,7 +237,8 @@ def corrected_probabilities(
     Source: Belcak et al., "Minifinetuning" (2025), arXiv 2506.15702, and its form in NVIDIA
     ModelOpt, which corrects rows with a right first choice, too.
     """
-    p = F.softmax(teacher_logits.detach() / check_temperature(temperature), dim=-1)
+    _, t = full_precision(teacher_logits, teacher_logits)
+    p = F.softmax(t / check_temperature(temperature), dim=-1)
     tau = check_number("threshold", threshold, high=1.0)
     label = target.long().unsqueeze(-1)
     p_max, first = p.max(dim=-1, keepdim=True)
@@ -295,12 +300,12 @@ def _prepare(
 def _kl_rows(log_q: Tensor, log_p: Tensor, dim: int) -> Tensor:
     """KL(p ‖ q) per row where p is constant; 0 · log 0 = 0."""
     terms = F.kl_div(log_q, log_p, reduction="none", log_target=True)
-    return terms.masked_fill(torch.isneginf(log_p), 0.0).sum(dim)
+    return terms.masked_fill(log_p.exp() == 0, 0.0).sum(dim)
 
 
 def _relative_entropy(log_a: Tensor, log_b: Tensor) -> Tensor:
     """a (log a − log b) per class with 0 · log 0 = 0, also in the gradient with respect to a."""
-    zero = torch.isneginf(log_a)
+    zero = log_a.exp() == 0  # -inf, or so low that nothing is left
     log_a = log_a.masked_fill(zero, 0.0)
     return log_a.exp() * (log_a - log_b.masked_fill(zero, 0.0))
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from distillation.errors import ConfigError, unknown
 
+# Their `target` is 1 or -1 for a pair that is to be alike or not, and no class
+_OF_PAIRS = (nn.CosineEmbeddingLoss, nn.MarginRankingLoss)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -89,8 +91,16 @@ def accepts(loss: nn.Module | Callable[..., Any]) -> frozenset[str]:
 
     A loss with `**kwargs` takes all: `name in accepts(loss)` is then true for every name.
     `LogitsDistillationLoss()` takes `mask`, and `target` only when it has an `ignore_index`.
+
+    Raises:
+        ConfigError: a loss of torch whose `target` is no label: it would be given labels.
     """
     loss = getattr(loss, "_orig_mod", loss)  # torch.compile's wrapper hides the signature
+    if isinstance(loss, _OF_PAIRS):
+        raise ConfigError(
+            f"nn.{type(loss).__name__} wants a target of 1 or -1, and would be given labels; use "
+            "distillation.losses.CosineLoss, or a module of your own that calls it."
+        )
     if isinstance(loss, DistillationLoss):
         return loss.keywords()
     return keywords_of(loss.forward if isinstance(loss, nn.Module) else loss)

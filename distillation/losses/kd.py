@@ -56,6 +56,7 @@ class KDLogitsLoss(Remembers):
             )
         self.task_loss_fn = _check_callable("task_loss_fn", task_loss_fn)
         self.distillation_loss_fn = _check_callable("distillation_loss_fn", distillation_loss_fn)
+        accepts(self.distillation_loss_fn)  # refuses what cannot be one
         self.distillation_loss_coeff = check_number(
             "distillation_loss_coeff", distillation_loss_coeff, high=1.0
         )

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distillation.losses.checks import (
+    check_integer,
     check_number,
     check_pair,
     check_temperature,
@@ -78,7 +79,7 @@ class LabmlSoftTargetsLoss(DistillationLoss):
         super().__init__()
         self.temperature = check_temperature(temperature)
         self.weight = check_number("weight", weight)
-        self.dim = dim
+        self.dim = check_integer("dim", dim)
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         """The weighted loss, a scalar, of (…, classes) logits."""

@@ -6,7 +6,6 @@ masks and errors are the same for all and are described there, too.
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from distillation.errors import ConfigError
 from distillation.losses import functional
 from distillation.losses.checks import (
+    check_integer,
     check_number,
     check_pair,
     check_reduction,
@@ -43,9 +43,9 @@ class LogitsLoss(DistillationLoss):
     ) -> None:
         super().__init__()
         self.reduction = check_reduction(reduction)
-        self.dim = _check_integer("dim", dim)
+        self.dim = check_integer("dim", dim)
         self.ignore_index = (
-            None if ignore_index is None else _check_integer("ignore_index", ignore_index)
+            None if ignore_index is None else check_integer("ignore_index", ignore_index)
         )
 
     def keywords(self) -> frozenset[str]:
@@ -266,9 +266,3 @@ class MFTLoss(TemperatureLoss):
         return functional.mft_divergence(
             student_logits, teacher_logits, target, threshold=self.threshold, **self.options(mask)
         )
-
-
-def _check_integer(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ConfigError(f"{name} must be an integer, not {value!r}.")
-    return int(value)

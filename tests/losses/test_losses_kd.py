@@ -181,3 +181,9 @@ def test_segmentation_errors():
         SegKDLoss(mse, ce, weights=(-1,))
     with pytest.raises(ConfigError, match="KDOutput"):
         SegKDLoss(mse, ce)(students[0], target)
+
+
+@pytest.mark.parametrize("of_pairs", [nn.CosineEmbeddingLoss(), nn.MarginRankingLoss()])
+def test_a_loss_whose_target_is_no_label_is_refused(of_pairs):
+    with pytest.raises(ConfigError, match=r"wants a target of 1 or -1.*CosineLoss"):
+        KDLogitsLoss(nn.CrossEntropyLoss(), of_pairs)

@@ -148,3 +148,26 @@ def test_targets_of_another_shape_are_named():
     loss = losses.LogitsDistillationLoss(ignore_index=0)
     with pytest.raises(ShapeError, match="target has shape"):
         loss(logits(2, 7), logits(2, 7), target=torch.zeros(3).long())
+
+
+@pytest.mark.parametrize("low", ["student", "teacher"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.LogitsDistillationLoss(),
+        losses.ReverseKLLoss(),
+        losses.JensenShannonLoss(),
+        losses.SoftCrossEntropyLoss(),
+    ],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_two_ways_of_masking_a_class_go_together(loss, low):
+    """-inf on one side and -10,000 on the other: no probability is left on either."""
+    s, t = logits(2, 5), logits(2, 5, seed=1)
+    expected = loss(s[:, :4], t[:, :4])
+    s[:, 4], t[:, 4] = (-1e4, -INF) if low == "student" else (-INF, -1e4)
+    s.requires_grad_()
+    found = loss(s, t)
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert s.grad.isfinite().all()
