@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from distillation.capture import Capture, Record, Tap, purge
 from distillation.criterion import STUDENT, TEACHER, Criterion
 from distillation.errors import ConfigError, unknown
-from distillation.losses.balancers import STUDENT_LOSS_KEY
+from distillation.losses.balancers import STUDENT_LOSS_KEY, DistillationLossBalancer
 from distillation.losses.interface import route
 from distillation.reentry import in_backward, refuse_reentry
 from distillation.teacher import TeacherSource, as_teacher
@@ -108,6 +108,8 @@ class Distiller:
                         unknown("stored layer of this teacher:", tap.layer, layers)
                         + " It gives stored outputs and runs no module."
                     )
+        if isinstance(self.loss_balancer, DistillationLossBalancer) and self._pairs:
+            self.loss_balancer.check([pair.name for pair in self._pairs])
         self._capture = Capture(models, taps)
 
     def _taps(self) -> list[Tap]:
@@ -234,7 +236,13 @@ class Distiller:
         losses: dict[str, Tensor] = {}
         for pair in self._pairs:
             loss = pair.loss(*pair.values(record), **(routed[pair.name] if routed else {}))
-            losses[pair.name] = loss if loss_reduction_fn is None else loss_reduction_fn(loss)
+            loss = loss if loss_reduction_fn is None else loss_reduction_fn(loss)
+            if not isinstance(loss, Tensor):
+                raise ConfigError(
+                    f"{pair.name} gives a {type(loss).__name__}, where a loss is a tensor; a "
+                    "loss_reduction_fn can make one of it"
+                )
+            losses[pair.name] = loss
         if student_loss is not None:
             if loss_reduction_fn is not None and student_loss.dim():
                 student_loss = loss_reduction_fn(student_loss)

@@ -9,8 +9,9 @@ and saved with the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,9 @@ class DistillationLossBalancer(Remembers):
 
     def forward(self, losses: dict[str, Tensor]) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raise `ConfigError` unless it can weigh the distillation losses of these names."""
 
     def split(self, losses: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
         """The distillation losses in their order, and the student's loss or None.
@@ -89,14 +93,18 @@ class StaticLossBalancer(DistillationLossBalancer):
             )
         return total
 
+    def check(self, names: Sequence[str]) -> None:
+        if not isinstance(self.kd_loss_weight, float):
+            self._by_name(names)
+
     def weighted_sum(self, kd: dict[str, Tensor]) -> Tensor:
         """The distillation losses, weighted and added."""
         if isinstance(self.kd_loss_weight, float):
             return self.kd_loss_weight * _add(list(kd.values()))
-        weights = self._by_name(kd)
+        weights = self._by_name(list(kd))
         return _add([weights[name] * loss for name, loss in kd.items()])
 
-    def _by_name(self, kd: dict[str, Tensor]) -> dict[str, float]:
+    def _by_name(self, kd: Sequence[str]) -> dict[str, float]:
         weights = self.kd_loss_weight
         if isinstance(weights, list):
             if len(weights) != len(kd):
@@ -157,11 +165,7 @@ class UncertaintyLossBalancer(DistillationLossBalancer):
             ConfigError: other losses than it was constructed for.
         """
         kd, student = self.split(losses)
-        if len(kd) != self.num_kd_losses:
-            raise ConfigError(
-                f"UncertaintyLossBalancer was made for {self.num_kd_losses} distillation losses "
-                f"and got {len(kd)}: {', '.join(kd)}."
-            )
+        self.check(list(kd))
         if self.student_loss != (student is not None):
             raise ConfigError(
                 f"UncertaintyLossBalancer was made with student_loss={self.student_loss}, and a "
@@ -170,6 +174,23 @@ class UncertaintyLossBalancer(DistillationLossBalancer):
         parts = [*kd.values(), *([] if student is None else [student])]
         stacked = torch.stack([part.to(self.log_variances.dtype) for part in parts])
         return ((-self.log_variances).exp() * stacked + 0.5 * self.log_variances).sum()
+
+    def check(self, names: Sequence[str]) -> None:
+        if len(names) != self.num_kd_losses:
+            raise ConfigError(
+                f"UncertaintyLossBalancer was made for {self.num_kd_losses} distillation losses "
+                f"and got {len(names)}: {', '.join(names)}."
+            )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As for every module, but `half()` and `bfloat16()` leave the log-variances in float32.
+
+        They are scalars beside losses that half precision cannot hold, and move in small steps.
+        """
+        super()._apply(fn, recurse)
+        if self.log_variances.dtype in (torch.float16, torch.bfloat16):
+            self.log_variances.data = self.log_variances.data.float()
+        return self
 
     def weights(self) -> Tensor:
         r"""$e^{-s_i}$, detached: distillation losses in order, then the student's."""

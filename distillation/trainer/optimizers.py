@@ -25,7 +25,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """An optimizer over the student's trainable parameters and `extra` (of losses and adapters).
 
-    Groups carry their `initial_lr` prefix as `name`. On CUDA it is fused where torch has a fused
+    Groups carry their `initial_lr` prefix as `name`. What a balancer learns has no weight decay,
+    which would pull its weights towards 1. On CUDA it is fused where torch has a fused
     kernel, unless `optimizer_params` say otherwise. Raises `ConfigError` for an unknown
     optimizer or argument, an optimizer that needs a closure, a prefix that matches no parameter of
     the student, parameters without a learning rate, and an instance over other parameters than
@@ -43,8 +44,10 @@ def make_optimizer(
         )
     cls, options = _class(params)
     groups = _groups(student, trained, extra, params)
+    free = {id(p) for name, p in extra if name.startswith("balancer.")}
     if params.zero_weight_decay_on_bias_and_bn:
-        groups = _split_decay(student, groups)
+        free |= _biases_and_norms(student, groups)
+    groups = _split_decay(groups, free)
     for group in groups:
         group["params"] = [p for _, p in group["params"]]
     lr = max(group["lr"] for group in groups)
@@ -211,20 +214,25 @@ def _all_match(prefixes: Iterable[str], names: list[str], what: str) -> None:
             )
 
 
-def _split_decay(student: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _biases_and_norms(student: nn.Module, groups: list[dict[str, Any]]) -> set[int]:
     norms = {
         id(p)
         for module in student.modules()
         if isinstance(module, NORMS)
         for p in module.parameters(recurse=False)
     }
+    named = [member for group in groups for member in group["params"]]
+    return norms | {id(p) for name, p in named if name.split(".")[-1] == "bias"}
+
+
+def _split_decay(groups: list[dict[str, Any]], free: set[int]) -> list[dict[str, Any]]:
+    """The groups, each without the parameters of these ids, which follow without weight decay."""
     split = []
     for group in groups:
-        free = [(n, p) for n, p in group["params"] if n.split(".")[-1] == "bias" or id(p) in norms]
-        chosen = {id(p) for _, p in free}
-        rest = [(n, p) for n, p in group["params"] if id(p) not in chosen]
+        decayed = [(name, p) for name, p in group["params"] if id(p) not in free]
+        rest = [(name, p) for name, p in group["params"] if id(p) in free]
+        if decayed:
+            split.append({**group, "params": decayed})
         if rest:
-            split.append({**group, "params": rest})
-        if free:
-            split.append({**group, "params": free, "weight_decay": 0.0})
+            split.append({**group, "params": rest, "weight_decay": 0.0})
     return split

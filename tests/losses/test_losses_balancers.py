@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from distillation.distiller import Distiller
 from distillation.errors import ConfigError, ShapeError
 from distillation.losses import (
     STUDENT_LOSS_KEY,
@@ -258,3 +259,24 @@ class TestScheduled:
     def test_options_that_make_no_sense_are_named(self, options, message):
         with pytest.raises(ConfigError, match=message):
             ScheduledLossBalancer(0.5, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_learned_weights_stay_in_float32_in_a_model_of_half_precision(dtype):
+    balancer = UncertaintyLossBalancer(1).to(dtype)
+    assert balancer.log_variances.dtype == torch.float32
+    large = {"kd_0": torch.tensor(70_000.0), STUDENT_LOSS_KEY: torch.tensor(1.003)}
+    assert balancer(large).item() == pytest.approx(70_001.003)
+
+
+@pytest.mark.parametrize(
+    ("balancer", "said"),
+    [
+        (StaticLossBalancer([0.2, 0.3]), "2 weights for 1 distillation losses"),
+        (StaticLossBalancer({"MSELos_0": 0.5}), "did you mean 'MSELoss_0'"),
+        (UncertaintyLossBalancer(2), "was made for 2 distillation losses and got 1"),
+    ],
+)
+def test_weights_for_other_losses_are_told_before_the_first_batch(balancer, said):
+    with pytest.raises(ConfigError, match=said):
+        Distiller(nn.Linear(2, 2), nn.Linear(2, 2), nn.MSELoss(), balancer)

@@ -193,3 +193,13 @@ def test_resumed_the_kernels_are_those_of_now(tmp_path):
     whole = make()
     trained(tmp_path, whole, max_epochs=2, **settings)
     assert torch.allclose(weights(net), weights(whole), atol=1e-5)
+
+
+def test_the_weights_that_a_balancer_learns_do_not_decay():
+    balancer = [("balancer.log_variances", nn.Parameter(torch.zeros(2)))]
+    params = TrainingParams.from_any(
+        {"max_epochs": 1, "initial_lr": 0.1, "optimizer_params": {"weight_decay": 0.5}}
+    )
+    groups = make_optimizer(make(), params, balancer).param_groups
+    assert [g["weight_decay"] for g in groups] == [0.5, 0.0]
+    assert [id(p) for p in groups[1]["params"]] == [id(p) for _, p in balancer]
