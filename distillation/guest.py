@@ -12,6 +12,7 @@ from torch import nn
 from distillation.criterion import Criterion
 from distillation.distiller import Distiller
 from distillation.errors import ConfigError, TeacherError
+from distillation.frozen_teacher import refuse_changes, versions
 from distillation.teacher import TeacherSource, as_teacher
 
 TRAIN = "train"
@@ -34,8 +35,10 @@ class AdaptedTeacher(TeacherSource):
 
     def __call__(self, *args: Any, sample: Any = None, view: Any = None, **kwargs: Any) -> Any:
         if self.adapt is not None:
+            given, before = (args, kwargs), versions(args, kwargs)
             with torch.no_grad():
                 args, kwargs = self.adapt(args, kwargs)
+            refuse_changes(before, *given, "teacher_input_adapter")
         self.last_output = self.source(*args, sample=sample, view=view, **kwargs)
         return self.last_output
 
@@ -152,6 +155,11 @@ class Guest:
                 student, self.source, self.criterion, self.loss_balancer
             )
         return self._distillers[key]
+
+    def forget(self, student: nn.Module) -> None:
+        """Take the hooks off a student that was used for a while."""
+        for key in [key for key in self._distillers if key[0] == id(student)]:
+            self._distillers.pop(key).release()
 
     def train_with(self, mode: bool) -> None:
         """The student went into this mode."""

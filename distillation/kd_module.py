@@ -166,6 +166,8 @@ class KDModule(nn.Module):
             yield self
         finally:
             self._modules["student"] = own
+            if student is not own:
+                self._guest.forget(student)
 
     # -- forward
 

@@ -1,6 +1,8 @@
 """KDModule: a student and a teacher behind one forward, the teacher as a guest."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -283,3 +285,30 @@ def test_a_teacher_may_be_a_list_an_ensemble():
     output = net(X).teacher_output
     mean = (first(X).softmax(1) + second(X).softmax(1)) / 2
     assert torch.allclose(output.softmax(1), mean, atol=1e-6)
+
+
+def test_a_student_that_was_there_for_a_while_is_let_go():
+    _, _, net = pair(arch_params={"criterion": {("block", "block"): MGDLoss(4, 8)}})
+    other = Conv(4)
+    gone = weakref.ref(other)
+    with net.with_student(other):
+        net(X)
+    assert not any(module._forward_hooks for module in other.modules())
+    del other
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("side", ["adapter", "teacher"])
+def test_an_input_that_is_changed_in_place_is_an_error(side):
+    """The teacher goes first: the student would see what it leaves."""
+
+    class Halving(Conv):
+        def forward(self, x):
+            return super().forward(x.mul_(0.5))
+
+    options = {"arch_params": {"teacher_input_adapter": lambda x: x.sub_(0.5)}}
+    teacher = Conv() if side == "adapter" else Halving()
+    net = KDModule(student=Conv(), teacher=teacher, **(options if side == "adapter" else {}))
+    with pytest.raises(TeacherError, match=r"changes its input in place.*x\.clone\(\)"):
+        net(X.clone())
