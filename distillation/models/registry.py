@@ -28,7 +28,9 @@ ZOO: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "digits_large_model": (DigitsLargeModel, {}),
     "digits_small_model": (DigitsSmallModel, {}),
     **{f"resnet{d}": (CIFARResNet, {"depth": d}) for d in (8, 14, 20, 32, 44, 56, 110)},
-    **{f"resnet{d}x4": (CIFARResNet, {"depth": d, "width": 4}) for d in (8, 32)},
+    **{
+        f"resnet{d}x4": (CIFARResNet, {"depth": d, "width": 4, "shortcut": "conv"}) for d in (8, 32)
+    },
 }
 _ALIASES = {
     **{cls.__name__: name for name, (cls, first) in ZOO.items() if not first},

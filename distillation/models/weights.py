@@ -39,7 +39,7 @@ def load_into(
             are named.
         RunError: the run or its checkpoint is not there.
     """
-    state = read_weights(source)
+    state = _students(read_weights(source), model)
     what = f"checkpoint {os.fspath(source)!r}"
     if strict:
         try:
@@ -95,10 +95,16 @@ def _state_dict(content: Any, path: Path) -> dict[str, torch.Tensor]:
     state = dict(found)
     if all(name.startswith("module.") for name in state):  # of DistributedDataParallel
         state = {name.removeprefix("module."): value for name, value in state.items()}
-    if any(name.startswith("student.") for name in state):
-        part = "student."
-        state = {n.removeprefix(part): v for n, v in state.items() if n.startswith(part)}
     return state
+
+
+def _students(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """The student's part of a KDModule's file, for a model that has no `student` itself."""
+    part = "student."
+    theirs = {n.removeprefix(part): v for n, v in state.items() if n.startswith(part)}
+    if not theirs or any(name.startswith(part) for name in model.state_dict()):
+        return state
+    return theirs
 
 
 def _is_state_dict(value: Any) -> bool:

@@ -48,6 +48,12 @@ def test_resnets_for_cifar_have_the_sizes_of_the_paper(depth, millions):
     assert parameters(models.get(f"resnet{depth}")) / 1e6 == pytest.approx(millions, abs=0.03)
 
 
+@pytest.mark.parametrize(("depth", "count"), [(8, 1_233_540), (32, 7_433_860)])
+def test_wide_resnets_have_the_sizes_of_the_papers_code(depth, count):
+    """Of Tian et al.'s RepDistiller, CIFAR-100."""
+    assert parameters(models.get(f"resnet{depth}x4", num_classes=100)) == count
+
+
 def test_a_resnet_of_another_depth_is_refused():
     with pytest.raises(ConfigError, match=r"6n \+ 2.*got 18"):
         CIFARResNet(18)

@@ -7,10 +7,12 @@ import copy
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from distillation import models, runs
 from distillation.checkpoint import write_checkpoint
 from distillation.errors import CheckpointError, RunError
+from distillation.models.weights import load_into
 from distillation.references import noted
 
 
@@ -146,3 +148,15 @@ def test_a_file_without_weights_says_what_it_holds(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "weights.pt")
     with pytest.raises(CheckpointError, match=r"holds no state dict but a dict with \['epoch'\]"):
         models.get("resnet20", checkpoint_path=tmp_path / "weights.pt")
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.student, self.head = nn.Linear(2, 2), nn.Linear(2, 1)
+
+
+def test_a_model_with_a_part_called_student_loads_its_own_file(tmp_path):
+    one, other = Pair(), Pair()
+    torch.save(one.state_dict(), tmp_path / "weights.pt")
+    assert same(load_into(other, tmp_path / "weights.pt"), one)
