@@ -137,7 +137,12 @@ class Carried(nn.Module):
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected, error_msgs
         )
         assign = local_metadata.get("assign_to_params_buffers", False)
-        for name, module in self._kd.stored():
+        stored = self._kd.stored()
+        losses = tuple(f"{prefix}{name}." for name in (LOSSES, BALANCER))
+        if not any(key.startswith(losses) for key in state_dict):
+            # Of a student from before it was converted: its losses start as they are
+            stored = [(name, module) for name, module in stored if name == TEACHER]
+        for name, module in stored:
             start = f"{prefix}{name}."
             unexpected = [key for key in unexpected if not key.startswith(start)]
             own = {k[len(start) :]: v for k, v in state_dict.items() if k.startswith(start)}

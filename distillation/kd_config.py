@@ -44,13 +44,20 @@ class KDLossConfig:
     """
 
     teacher_model: Any = None
-    criterion: nn.Module | Mapping[tuple[str, str], nn.Module]
+    criterion: nn.Module | Mapping[tuple[str, str], nn.Module] | None = None
     loss_balancer: nn.Module | None = None
     expose_minimal_state_dict: bool = True
     teacher_mode: str = "eval"
     teacher_table: Any = None
     table_data: Any = None
     table_options: Mapping[str, Any] | None = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> KDLossConfig:
+        names = [field.name for field in fields(cls)]
+        for key in kwargs:
+            if key not in names:
+                raise ConfigError(unknown("attribute of KDLossConfig:", key, names))
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         from distillation.table import TeacherTable
@@ -83,7 +90,7 @@ class KDLossConfig:
         for key in given:
             if key not in names:
                 raise ConfigError(unknown(f"key in the configuration of {mode!r}:", key, names))
-        return cls(**{"criterion": None, **given})
+        return cls(**given)
 
 
 def check_table_config(table: Any, data: Any, options: Any) -> None:

@@ -123,7 +123,7 @@ def rebuild(
         facts["select"] = tuple(select) if isinstance(select, list) else select
         members = [_Described(member, again) for member in facts.pop("members")]
         return _ensemble(members, **facts)
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise TeacherError(f"{description!r} does not describe a teacher: {error}") from error
 
 

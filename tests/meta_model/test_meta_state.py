@@ -288,3 +288,23 @@ def test_a_forward_that_walks_over_its_children_meets_only_its_own():
     model = convert(Walker(), teacher_model=make_teacher(), criterion=criterion)
     assert model(batch()[0]).shape == (8, 10)
     assert model.compute_kd_loss(skip_balancer=True)["VectorLoss_1"] > 0
+
+
+def test_a_plain_students_checkpoint_is_loaded_after_the_conversion():
+    student, teacher = pair()
+    state = {name: tensor + 1 for name, tensor in student.state_dict().items()}
+    model = converted(
+        student, teacher, criterion=features(), loss_balancer=UncertaintyLossBalancer(2)
+    )
+    before = model.loss_balancer.log_variances.clone()
+    model.load_state_dict(state)
+    assert torch.equal(model.head.weight, state["head.weight"])
+    assert torch.equal(model.loss_balancer.log_variances, before)
+
+
+def test_a_checkpoint_with_some_of_the_losses_is_not_whole():
+    model = converted(*pair(), criterion=features(), loss_balancer=UncertaintyLossBalancer(2))
+    state = model.state_dict()
+    del state["_loss_balancer.log_variances"]
+    with pytest.raises(RuntimeError, match=r"Missing.*_loss_balancer\.log_variances"):
+        model.load_state_dict(state)
