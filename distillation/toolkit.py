@@ -116,7 +116,7 @@ class KnowledgeDistillationTraining:
             )
         loss = ToolkitLoss(options.final_loss_coeff_dict, options.temperature)
         params = options.training_params(loss=loss, **module.adapters())
-        logged = {"toolkit": options.logged(), "logging_param": dict(options.logging_param)}
+        logged = {"toolkit": options.logged(), "logging_param": dict(options.logging_param or {})}
         try:
             with options.determinism():
                 self.trainer.train(

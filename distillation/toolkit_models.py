@@ -12,7 +12,8 @@ returns a dict:
   name them
 
 `prob` and `log_prob`, the softmax of the tempered logits, are for the caller's own pipeline; they
-are taken where a model returns no logits. Student and teacher may be of different kinds.
+are taken where a model returns no logits. A first batch in which they show that `logits` are not
+divided by T is an error. Student and teacher may be of different kinds.
 """
 
 from __future__ import annotations
@@ -98,12 +99,14 @@ class ToolkitLoss(nn.Module):
     * `cos_embed_loss`: 1 - cosine of student's and teacher's logits, mean over the batch
     * any other: what the student returns under `loss` by that name
 
-    Raises `ConfigError` at the first batch for a coefficient of a loss that there is not.
+    Raises `ConfigError` at the first batch for a coefficient of a loss that there is not, and for
+    `logits` beside which `log_prob` or `prob` are softened and they are not.
     """
 
     def __init__(self, coefficients: Mapping[str, float], temperature: float):
         super().__init__()
         self.coefficients, self.temperature = dict(coefficients), float(temperature)
+        self._looked_at: set[str] = set()
 
     @staticmethod
     def check(coefficients: Mapping[str, float], student: Any) -> None:
@@ -174,14 +177,43 @@ class ToolkitLoss(nn.Module):
         """Logits divided by the temperature, up to a constant a row."""
         if not isinstance(output, Mapping):
             return plain_output(output) / self.temperature
+        if whose not in self._looked_at:  # once: to compare makes the host wait
+            self._looked_at.add(whose)
+            _check_softened(output, self.temperature, whose)
         for name in ("tempered_logits", "logits", "log_prob"):
             if name in output:
                 return output[name]
         if "prob" in output:
-            return output["prob"].clamp_min(torch.finfo(output["prob"].dtype).tiny).log()
+            return _log(output["prob"])
         raise ConfigError(
             f"the {whose} returned a dict without logits; it has {sorted(map(str, output))}"
         )
+
+
+def _log(probabilities: torch.Tensor) -> torch.Tensor:
+    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+
+
+@torch.no_grad()
+def _check_softened(output: Mapping[str, Any], temperature: float, whose: str) -> None:
+    """Raise for logits that are not divided by T, where the probabilities beside them are."""
+    logits = output.get("logits")
+    beside = next((name for name in ("log_prob", "prob") if name in output), None)
+    if logits is None or beside is None or "tempered_logits" in output or temperature == 1:
+        return
+    told = output[beside].float()
+    told = told if beside == "log_prob" else _log(told)
+    for dim in range(logits.dim()):
+        divided, bare = (
+            torch.allclose(told, F.log_softmax(logits.float() / T, dim), rtol=1e-2, atol=1e-3)
+            for T in (1.0, temperature)
+        )
+        if bare and not divided:
+            raise ConfigError(
+                f"the {whose}'s {beside} is the softmax of logits / {temperature:g}, so its "
+                "'logits' are not divided by the temperature yet, as this contract takes them to "
+                "be; return the divided ones under 'tempered_logits' as well"
+            )
 
 
 def _whole(batch: Any) -> tuple[tuple[Any], Any]:

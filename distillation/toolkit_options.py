@@ -29,6 +29,16 @@ SCHEDULERS = ("", "linear_decay_with_warm_up", "cosine_anneal")
 PRECISIONS = {32: "fp32", "32": "fp32", 16: "fp16", "16": "fp16", "bf16": "bf16"}
 COSINE_END = 1e-6  #: learning rate that the cosine approaches
 
+# Of the trainer below the original toolkit: neutral values, and what to do instead of others
+ELSEWHERE: dict[str, tuple[tuple, str]] = {
+    "accelerator": ((None, "auto"), "`accelerate launch` starts several processes"),
+    "num_nodes": ((None, 1), "`accelerate launch --num_machines` starts a script on several"),
+    "track_grad_norm": (
+        (None, -1),
+        "gradients are not recorded; a Callback of KDTrainer sees them",
+    ),
+}
+
 _COUNT = {"valid": "an integer of at least 1", "check": lambda v: v >= 1}
 _NATURAL = {"valid": "an integer of at least 0", "check": lambda v: v >= 0}
 _POSITIVE = {"valid": "a number above 0", "check": lambda v: v > 0}
@@ -103,8 +113,12 @@ class ToolkitOptions:
     comet_exp_name: str = option(
         "", (str,), "Name at Comet, and comment of the run.", example='"digits"', valid="a text"
     )
-    logging_param: dict = option(
-        {}, (dict,), "More to record with the run.", example='{"note": "first"}', valid="a dict"
+    logging_param: dict | None = option(
+        {},
+        (dict, None),
+        "More to record with the run.",
+        example='{"note": "first"}',
+        valid="a dict",
     )
     experiment_name: str = option(
         "kd_training", (str,), "In the run store.", example='"digits"', valid="a name"
@@ -119,9 +133,12 @@ class ToolkitOptions:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> ToolkitOptions:
         """Checked options. Raises `ConfigError` naming what is unknown, wrong or out of range."""
+        for name, (neutral, instead) in ELSEWHERE.items():
+            if name in values and values[name] not in neutral:
+                raise ConfigError(f"option {name!r} can only be {neutral[-1]!r} here: {instead}")
         options = build(
             cls,
-            values,
+            {name: value for name, value in values.items() if name not in ELSEWHERE},
             kind="option of KnowledgeDistillationTraining:",
             listed="distillation.toolkit_options",
         )

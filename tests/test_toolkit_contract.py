@@ -192,3 +192,21 @@ def test_the_pipeline_gets_the_student_itself(tmp_path):
         inference_pipeline=Prob(),
     )
     assert len(started.start_kd_training()["v"]) == 2
+
+
+class Undivided(Contract):
+    """Softened probabilities beside logits that are not."""
+
+    def forward(self, x, y=None, temperature=1):
+        logits = self.inner(x)
+        log_prob = F.log_softmax(logits / temperature, dim=-1)
+        return {"logits": logits, "log_prob": log_prob, "prob": log_prob.exp()}
+
+
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_logits_that_the_probabilities_contradict_are_an_error(tmp_path, whose):
+    student, teacher = Contract(quiet()), Contract(quiet(32, seed=1))
+    wrong = Undivided((student if whose == "student" else teacher).inner)
+    student, teacher = (wrong, teacher) if whose == "student" else (student, wrong)
+    with pytest.raises(ConfigError, match=f"the {whose}'s log_prob is the softmax of logits / 4"):
+        trained(tmp_path, student, teacher)

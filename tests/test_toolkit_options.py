@@ -280,3 +280,10 @@ def test_comet_without_a_network_is_a_warning(tmp_path, comet):
 def test_a_value_that_is_not_valid_is_named(tmp_path, option, value, match):
     with pytest.raises(ConfigError, match=match):
         training(tmp_path, **{option: value})
+
+
+def test_options_of_the_trainer_below_are_taken_where_they_ask_for_nothing(tmp_path):
+    neutral = {"accelerator": None, "num_nodes": 1, "track_grad_norm": -1, "logging_param": None}
+    training(tmp_path, max_epoch=1, **neutral).start_kd_training()
+    with pytest.raises(ConfigError, match=r"'num_nodes' can only be 1 here: `accelerate launch"):
+        training(tmp_path, num_nodes=2)
