@@ -1,7 +1,7 @@
 """
 # labml, kept to what it is good at
 
-labml configures and tracks an experiment. It also prints to the screen with escape codes, whatever
+Configuration and tracking are labml's. It also prints to the screen with escape codes, whatever
 the screen is, and notes the computer in a file of the home folder under an identifier that holds
 its network address. The run store and the progress display do the former, nobody needs the latter.
 """

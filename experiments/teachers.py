@@ -1,5 +1,7 @@
 """
 # The large model of a distillation, found by its run
+
+It is named by its run UUID, loaded as it was saved, and checked before a student learns from it.
 """
 
 import torch
