@@ -65,7 +65,8 @@ def strip(notebook: NotebookNode) -> NotebookNode:
     notebook.metadata = NotebookNode(kernelspec=KERNEL, language_info={"name": "python"})
     for number, cell in enumerate(notebook.cells, 1):
         cell.id = f"cell-{number:02}"
-        cell.metadata = NotebookNode()
+        # What its figure shows, in words
+        cell.metadata = NotebookNode({k: v for k, v in cell.metadata.items() if k == "alt"})
         for output in cell.get("outputs", []):
             if "metadata" in output:
                 output.metadata = NotebookNode()

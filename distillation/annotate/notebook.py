@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
@@ -15,8 +16,8 @@ _COLORS = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 _IMAGES = ("image/png", "image/jpeg")
 
 
-def read(source: str) -> list[tuple[str, str, int, list[dict[str, Any]]]]:
-    """(kind, text, line in the file, outputs) of each cell.
+def read(source: str) -> list[tuple[str, str, int, list[dict[str, Any]], str]]:
+    """(kind, text, line in the file, outputs, `alt` of its metadata) of each cell.
 
     Raises `ValueError` for what is no notebook of format 4.
     """
@@ -36,7 +37,10 @@ def read(source: str) -> list[tuple[str, str, int, list[dict[str, Any]]]]:
         at = at if here < 0 else here
         outputs = cell.get("outputs")
         outputs = [o for o in outputs if isinstance(o, dict)] if isinstance(outputs, list) else []
-        found.append((str(cell.get("cell_type")), text, source.count("\n", 0, at) + 1, outputs))
+        metadata = cell.get("metadata")
+        alt = _joined(metadata.get("alt")) if isinstance(metadata, dict) else ""
+        line = source.count("\n", 0, at) + 1
+        found.append((str(cell.get("cell_type")), text, line, outputs, alt))
         at += len(text) if here >= 0 else 0
     return found
 
@@ -45,17 +49,18 @@ def notebook_page(source: str, page: Page, name: str) -> tuple[tuple[str, str], 
     """The HTML of a notebook, introduction and rows, and what the search finds there.
 
     The Markdown before the first code introduces it; the file itself is offered as `name`.
-    Outputs are shown as text or as pictures, never as HTML.
+    Outputs are shown as text or as pictures, never as HTML. What a cell draws is told, to those
+    who do not see it, by `alt` in the cell's metadata: `"metadata": {"alt": "two curves …"}`.
     """
     words, rows, notes, intro = Words(), [], "", None
-    for kind, text, line, outputs in read(source):
+    for kind, text, line, outputs, alt in read(source):
         if kind == "markdown":
             notes += render(text, line, page)
         elif kind == "code" and text.strip():
             words.add(notes)
             if intro is None:
                 intro, notes = notes, ""
-            rows.append(_row(notes, text, outputs))
+            rows.append(_row(notes, text, outputs, alt))
             notes = ""
     words.add(notes)
     if intro is None:
@@ -66,16 +71,16 @@ def notebook_page(source: str, page: Page, name: str) -> tuple[tuple[str, str], 
     return (f'<article class="prose">{intro}{link}</article>', "".join(rows)), words
 
 
-def _row(notes: str, code: str = "", outputs: list[dict[str, Any]] | None = None) -> str:
+def _row(notes: str, code: str = "", outputs: Iterable[dict[str, Any]] = (), alt: str = "") -> str:
     lines = highlight_lines(code.strip("\n"), ()) if code else []
     shown = "".join(f'<span class="l">{line}\n</span>' for line in lines)
-    below = "".join(map(_output, outputs or []))
+    below = "".join(_output(output, alt) for output in outputs)
     left = f'<div class="note prose">{notes}</div>' if notes else '<div class="note"></div>'
     right = f'<div class="code cell"><pre><code>{shown}</code></pre>{below}</div>' if code else ""
     return f'<section class="row">{left}{right}</section>\n'
 
 
-def _output(output: dict[str, Any]) -> str:
+def _output(output: dict[str, Any], alt: str) -> str:
     if output.get("output_type") == "error":
         trace = output.get("traceback")
         return _text("\n".join(map(str, trace if isinstance(trace, list) else [])))
@@ -85,7 +90,8 @@ def _output(output: dict[str, Any]) -> str:
         packed = "".join(_joined(data.get(kind)).split())
         if packed and re.fullmatch(r"[\w+/=]+", packed):
             address = f"data:{kind};base64,{packed}"
-            return f'<img class="output" src="{address}" alt="what the code above draws">'
+            shown = html.escape(alt or "what the code above draws")
+            return f'<img class="output" src="{address}" alt="{shown}">'
     return _text(_joined(output.get("text") or data.get("text/plain")))
 
 

@@ -77,6 +77,19 @@ def test_pictures_are_shown_and_html_is_not(site):
     assert "a  &lt;b&gt;" in page and "alert" not in page and "&lt;Figure" not in page
 
 
+@pytest.mark.parametrize(
+    ("metadata", "alt"),
+    [
+        ({"alt": 'two "curves"'}, "two &quot;curves&quot;"),
+        ({}, "what the code above draws"),
+        (None, "what the code above draws"),
+    ],
+)
+def test_a_cell_says_in_words_what_it_draws(site, metadata, alt):
+    drawn = {"output_type": "display_data", "data": {"image/png": PIXEL}}
+    assert f' alt="{alt}">' in site({**code("draw()", drawn), "metadata": metadata})[0]
+
+
 def test_an_error_is_shown_without_its_colours(site):
     error = {"output_type": "error", "traceback": ["\x1b[0;31mValueError\x1b[0m: no <such>"]}
     assert '<pre class="output">ValueError: no &lt;such&gt;</pre>' in site(code("f()", error))[0]
