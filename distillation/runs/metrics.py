@@ -147,7 +147,7 @@ def is_quiet(name: str) -> bool:
 
 
 def main_values(summary: Mapping[str, float | None], most: int = 2) -> dict[str, float | None]:
-    """The metrics to show where there is room for a few: test before valid before train."""
+    """The metrics to show where there is room for a few: of a test or validation before others."""
     splits = ("test", "valid", "train")
 
     def rank(name: str) -> tuple:
@@ -155,7 +155,7 @@ def main_values(summary: Mapping[str, float | None], most: int = 2) -> dict[str,
         place = splits.index(split) if split in splits else len(splits)
         head = name.rpartition(".")[0] or name
         kind = 0 if head.lower() == "accuracy" else 1 if head.lower() == "loss" else 2
-        return kind > 1, place, kind, name
+        return place > 1, kind > 1, place, kind, name
 
     names = sorted((n for n in summary if not is_quiet(n)), key=rank)
     return {name: summary[name] for name in names[:most]}

@@ -105,11 +105,13 @@ def test_lineage_leads_from_teachers_to_students(tmp_path):
     student = record(tmp_path, name="distill", parent=teacher)
     grandchild = record(tmp_path, parent=student)
     orphan = record(tmp_path, parent="f" * 32)
+    other = record(tmp_path, curves={"loss.train": [0.1], "inference_result.test": [0.5]})
     found = client(tmp_path).get("/api/lineage").json()
     nodes = {node["uuid"]: node for node in found["nodes"]}
-    assert set(nodes) == {teacher, student, grandchild, orphan, "f" * 32}
+    assert set(nodes) == {teacher, student, grandchild, orphan, other, "f" * 32}
     assert nodes[teacher]["name"] == "large"
     assert nodes[teacher]["metric"] == {"name": "accuracy.test", "value": 0.9}
+    assert nodes[other]["metric"] == {"name": "inference_result.test", "value": 0.5}
     assert nodes["f" * 32]["status"] == "missing"
     assert {(e["teacher"], e["student"]) for e in found["edges"]} == {
         (teacher, student),
