@@ -162,9 +162,8 @@ def _toc(headings: list[tuple[int, str, str]]) -> str:
         f'<li class="t{level - top}"><a href="#{html.escape(at)}">{text}</a></li>'
         for level, at, text in headings
     )
-    return (
-        f'<nav class="toc" aria-labelledby="on"><h2 id="on">On this page</h2><ul>{items}</ul></nav>'
-    )
+    title = '<h2 id="page-toc">On this page</h2>'
+    return f'<nav class="toc" aria-labelledby="page-toc">{title}<ul>{items}</ul></nav>'
 
 
 def _listing(folder: Folder, page: str) -> str:

@@ -145,16 +145,19 @@ def test_a_narrow_screen_has_no_sideways_scroll(tab, origin, page):
 def test_the_search_finds_a_term_and_goes_there(tab, origin):
     tab.open(f"{origin}/index.html")
     tab.run("""(() => {
-        const input = document.getElementById('search');
+        const input = document.getElementById('page-search');
         input.focus();
         input.value = 'soft targets';
         input.dispatchEvent(new Event('input'));
     })()""")
-    tab.wait("document.querySelector('#results a')")
-    found = tab.run("[...document.querySelectorAll('#results a')].map(a => a.getAttribute('href'))")
+    tab.wait("document.querySelector('#page-results a')")
+    links = "[...document.querySelectorAll('#page-results a')]"
+    found = tab.run(f"{links}.map(a => a.getAttribute('href'))")
     assert f"{STEP}#soft-targets" in found
-    assert tab.run("document.querySelector('#results mark').textContent").lower() == "soft"
-    tab.run("document.querySelector('#results a[href$=\"distill.html#soft-targets\"]').click()")
+    assert tab.run("document.querySelector('#page-results mark').textContent").lower() == "soft"
+    tab.run(
+        "document.querySelector('#page-results a[href$=\"distill.html#soft-targets\"]').click()"
+    )
     tab.wait("location.hash === '#soft-targets' && document.readyState === 'complete'")
     assert tab.run("document.querySelector('#soft-targets').tagName") == "H2"
 
@@ -162,24 +165,24 @@ def test_the_search_finds_a_term_and_goes_there(tab, origin):
 def test_what_the_search_finds_fits_on_a_phone(tab, origin):
     tab.open(f"{origin}/index.html", **PHONE)
     tab.run("""(() => {
-        const input = document.getElementById('search');
+        const input = document.getElementById('page-search');
         input.value = 'temperature';
         input.dispatchEvent(new Event('input'));
     })()""")
-    tab.wait("document.querySelector('#results a')")
-    box = tab.run("document.getElementById('results').getBoundingClientRect().toJSON()")
+    tab.wait("document.querySelector('#page-results a')")
+    box = tab.run("document.getElementById('page-results').getBoundingClientRect().toJSON()")
     assert 0 <= box["left"] < box["right"] <= PHONE["width"]
 
 
 def test_a_search_for_what_is_not_there_says_so(tab, origin):
     tab.open(f"{origin}/index.html")
     tab.run("""(() => {
-        const input = document.getElementById('search');
+        const input = document.getElementById('page-search');
         input.value = '<img src=x>';
         input.dispatchEvent(new Event('input'));
     })()""")
-    tab.wait("document.querySelector('#results .none')")
-    assert "<img src=x>" in tab.run("document.querySelector('#results').textContent")
+    tab.wait("document.querySelector('#page-results .none')")
+    assert "<img src=x>" in tab.run("document.querySelector('#page-results').textContent")
 
 
 def test_a_click_on_a_name_lights_up_its_uses_and_a_second_one_goes_there(tab, origin):
@@ -187,7 +190,7 @@ def test_a_click_on_a_name_lights_up_its_uses_and_a_second_one_goes_there(tab, o
     name = "[...document.querySelectorAll('.code a')].find(a => a.textContent === 'build_model')"
     tab.run(f"{name}.click()")
     assert tab.run("document.querySelectorAll('.lit').length") == 2
-    assert "build_model" in tab.run("document.getElementById('lit').textContent")
+    assert "build_model" in tab.run("document.getElementById('page-uses').textContent")
     tab.run(f"{name}.click()")
     tab.wait("location.pathname.endsWith('/experiments/classification.html')")
     tab.wait("document.readyState === 'complete'")
@@ -201,7 +204,7 @@ def test_the_theme_follows_the_system_until_one_is_chosen(tab, origin):
     tab.open(f"{origin}/index.html", dark=False)
     light = tab.run(ground)
     assert light != dark
-    tab.run("document.getElementById('theme').click()")
+    tab.run("document.getElementById('page-theme').click()")
     assert tab.run(ground) == dark
     tab.open(f"{origin}/{STEP}", dark=False)
     assert tab.run(ground) == dark
@@ -221,9 +224,9 @@ def test_what_is_printed_is_dark_on_white_whatever_the_theme(tab, origin, chosen
 
 def test_a_phone_shows_the_pages_on_demand(tab, origin):
     tab.open(f"{origin}/{STEP}", **PHONE)
-    shown = "getComputedStyle(document.getElementById('sidebar')).display !== 'none'"
+    shown = "getComputedStyle(document.getElementById('page-sidebar')).display !== 'none'"
     assert not tab.run(shown)
-    tab.run("document.getElementById('menu').click()")
+    tab.run("document.getElementById('page-menu').click()")
     assert tab.run(shown)
 
 
@@ -237,8 +240,9 @@ def test_every_link_between_pages_of_the_site_leads_to_its_place(site):
     """In the pages as written: names, sidebars, neighbours, contents."""
     files = {str(p) for p in site.rglob("*")}
     texts = {p: p.read_text() for p in site.rglob("*.html")}
-    ids = {str(p): set(re.findall(r' id="([^"]*)"', text)) for p, text in texts.items()}
+    ids = {str(p): re.findall(r' id="([^"]*)"', text) for p, text in texts.items()}
     assert len(ids) > 200
+    assert [page for page, found in ids.items() if len(found) > len(set(found))] == []
     for page, text in texts.items():
         for href in set(re.findall(r'href="([^"]*)"', text)):
             if re.match(r"\w+:", href):
@@ -258,7 +262,7 @@ def test_a_page_reads_from_a_file_without_a_server(window, site):
     window.errors.clear()
     window.requests.clear()
     window.open(f"file://{site}/{STEP}")
-    window.run("document.getElementById('search').focus()")
+    window.run("document.getElementById('page-search').focus()")
     window.wait("window.searchIndex")
     assert window.errors == []
     assert window.outside(f"file://{site}/") == []

@@ -190,6 +190,19 @@ def test_the_search_index_has_headings_and_text(write):
     ]
 
 
+def test_no_name_of_python_is_the_id_of_a_part_of_the_page(write):
+    page = (STYLE.parent / "page.html").read_text()
+    parts = set(re.findall(r'getElementById\("([^"]*)', (STYLE.parent / "site.js").read_text()))
+    assert parts <= set(re.findall(r' id="([^"]*)"', page))
+    names = [part.removeprefix("page-") for part in parts]
+    root = write({"exp/a.py": "".join(f"def {name}(): pass\n" for name in names)})
+    annotate([root / "exp"], root / "site")
+    ids = re.findall(r' id="([^"]*)"', (root / "site/exp/a.html").read_text())
+    assert parts | set(names) <= set(ids)
+    assert len(ids) == len(set(ids))
+    assert not [part for part in re.findall(r' id="([^"]*)"', page) if part.isidentifier()]
+
+
 def test_pages_that_are_gone_leave_the_site_and_other_files_are_never_touched(write):
     root = write({"exp/a.py": "x = 1\n", "exp/b.py": "y = 1\n"})
     annotate([root / "exp"], root / "site")

@@ -17,7 +17,7 @@
   };
 
   function theme() {
-    const button = document.getElementById("theme");
+    const button = document.getElementById("page-theme");
     button.hidden = false;
     button.addEventListener("click", () => {
       const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
@@ -28,8 +28,8 @@
   }
 
   function menu() {
-    const button = document.getElementById("menu");
-    const sidebar = document.getElementById("sidebar");
+    const button = document.getElementById("page-menu");
+    const sidebar = document.getElementById("page-sidebar");
     const show = (shown) => {
       sidebar.classList.toggle("shown", shown);
       button.setAttribute("aria-expanded", String(shown));
@@ -78,8 +78,8 @@
     return found;
   }
   function search() {
-    const input = document.getElementById("search");
-    const list = document.getElementById("results");
+    const input = document.getElementById("page-search");
+    const list = document.getElementById("page-results");
     input.closest(".search").hidden = false;
     let chosen = -1;
     const close = () => {
@@ -103,7 +103,7 @@
       best.sort((a, b) => b[0] - a[0]);
       list.replaceChildren();
       best.slice(0, 20).forEach(([, [page, title, id, heading, text]], i) => {
-        const item = make("li", "", { role: "option", id: `r${i}`, "aria-selected": "false" });
+        const item = make("li", "", { role: "option", id: `page-result-${i}`, "aria-selected": "false" });
         const link = make("a", "", { href: up + page + (id ? `#${id}` : ""), tabindex: "-1" });
         link.append(make("b", heading || title), make("small", heading && heading !== title ? title : ""));
         const about = make("small");
@@ -144,7 +144,7 @@
 
   // A click on a name lights up all its uses; a second one goes to its definition
   function names() {
-    const bar = document.getElementById("lit");
+    const bar = document.getElementById("page-uses");
     let lit = [];
     let now = 0;
     const clear = () => {
