@@ -137,6 +137,7 @@ def python_page(
     lines = source_lines(source)
     rows = highlight_lines("\n".join(lines), uses)
     words, out, named = Words(), [], set()
+    below = 2  # the level of a name as a heading
     sections = split(source, tree)
     if not sections or not sections[0].is_module:
         sections.insert(0, Section(is_module=True))
@@ -148,7 +149,9 @@ def python_page(
         if section.is_module and all(level > 1 for level, _, _ in heads):
             notes = _heading(1, title, page.new_id(title), page, before) + notes
         elif not heads and _has_own_heading(section):
-            notes = _heading(3, section.name, section.name, page, before) + notes
+            notes = _heading(below, section.name, section.name, page, before) + notes
+        if any(level == 2 for level, _, _ in heads):
+            below = 3
         code = section.code(lines)
         words.add(notes, section.name, "" if heads else section.name.rpartition(".")[2])
         own = section.name if section.name not in named else ""

@@ -203,6 +203,20 @@ def test_no_name_of_python_is_the_id_of_a_part_of_the_page(write):
     assert not [part for part in re.findall(r' id="([^"]*)"', page) if part.isidentifier()]
 
 
+@pytest.mark.parametrize(
+    ("source", "levels"),
+    [
+        ("class A:\n    x = 1\n\ndef f():\n    pass\n", "122"),
+        ('class A:\n    x = 1\n\ndef f():\n    """## Part"""\n\ndef g():\n    pass\n', "1223"),
+    ],
+)
+def test_headings_leave_out_no_level(write, source, levels):
+    root = write({"exp/a.py": source})
+    annotate([root / "exp"], root / "site")
+    page = (root / "site/exp/a.html").read_text().replace('<h2 id="page-toc">', "")
+    assert "".join(re.findall(r"<h(\d)", page)) == levels
+
+
 def test_pages_that_are_gone_leave_the_site_and_other_files_are_never_touched(write):
     root = write({"exp/a.py": "x = 1\n", "exp/b.py": "y = 1\n"})
     annotate([root / "exp"], root / "site")
