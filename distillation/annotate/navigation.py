@@ -60,7 +60,7 @@ def pages(files: Mapping[str, Any], title: str) -> dict[str, dict[str, str]]:
             "intro": intro,
             "toc": _toc(headings),
             "rest": rest + listing,
-            "crumbs": _crumbs(folders, out, name, plain(site), has_home),
+            "crumbs": _crumbs(folders, out, label(file) if file else name, plain(site), has_home),
             "sidebar": _sidebar(root, out),
             "previous": _neighbour(order[i - 1], files, folders, out, "prev") if i else "",
             "next": _neighbour(order[i + 1], files, folders, out, "next")

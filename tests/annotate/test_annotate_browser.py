@@ -230,6 +230,53 @@ def test_a_phone_shows_the_pages_on_demand(tab, origin):
     assert tab.run(shown)
 
 
+def test_the_menu_of_a_phone_fills_the_window_and_is_scrolled(tab, origin):
+    tab.open(f"{origin}/{STEP}", **PHONE)
+    tab.run("document.getElementById('page-menu').click()")
+    menu = "document.getElementById('page-sidebar')"
+    box = tab.run(f"{menu}.getBoundingClientRect().toJSON()")
+    assert (box["left"], box["right"], box["bottom"]) == (0, PHONE["width"], PHONE["height"])
+    bar = tab.run("document.querySelector('.bar').getBoundingClientRect().bottom")
+    assert tab.run(f"{menu}.querySelector('a').getBoundingClientRect().top") > bar
+    tab.run(f"{menu}.querySelectorAll('details').forEach(d => {{ d.open = true; }})")
+    wheel = {"type": "mouseWheel", "x": 200, "y": 400, "deltaX": 0, "deltaY": 300}
+    tab.send("Input.dispatchMouseEvent", **wheel)
+    tab.wait(f"{menu}.scrollTop > 0")
+    tab.run(f"{menu}.scrollTop = 1e6")
+    last = f"[...{menu}.querySelectorAll('a')].at(-1).getBoundingClientRect()"
+    assert tab.run(f"{last}.bottom") <= PHONE["height"]
+    assert tab.run("scrollY") == 0
+    # Nor does the page show below a short one
+    tab.run(f"{menu}.replaceChildren()")
+    assert tab.run(f"{menu}.getBoundingClientRect().bottom") == PHONE["height"]
+
+
+@pytest.mark.parametrize("width", [390, 320])
+def test_the_name_of_the_site_is_whole_on_a_phone(tab, origin, width):
+    tab.open(f"{origin}/index.html", width=width, height=800)
+    home = "document.querySelector('.home')"
+    assert tab.run(f"{home}.scrollWidth <= {home}.clientWidth")
+    assert tab.run(f"{home}.getBoundingClientRect().bottom") < tab.run(
+        "document.querySelector('.bar').getBoundingClientRect().bottom"
+    )
+
+
+def test_names_of_operators_are_upright_and_their_letters_stand_together(window, tmp_path):
+    (tmp_path / "page.md").write_text(r"$\operatorname{KL} + q_\text{KL} + p_\text{student}$")
+    annotate([tmp_path / "page.md"], tmp_path / "site")
+    window.open(f"file://{tmp_path}/site/page.html")
+    names = window.run("""[...document.querySelectorAll('mi, mtext')].map(name => {
+            const word = document.createElement('span');
+            Object.assign(word.style, {font: getComputedStyle(name).font, position: 'absolute'});
+            word.textContent = name.textContent;
+            document.body.append(word);
+            return [name.textContent, name.getBoundingClientRect().width, word.offsetWidth];
+        }).filter(([text]) => text.length > 1)""")
+    assert [name for name, _, _ in names] == ["KL", "KL", "student"]
+    # As wide as the same word beside formulas: no italic letters, no space between them
+    assert all(width == pytest.approx(plain, abs=1) for _, width, plain in names)
+
+
 def test_figures_in_a_table_stand_below_each_other(tab, origin):
     tab.open(f"{origin}/index.html")
     cell = "[...document.querySelectorAll('td')].find(c => c.textContent === '140,778')"

@@ -217,6 +217,16 @@ def test_headings_leave_out_no_level(write, source, levels):
     assert "".join(re.findall(r"<h(\d)", page)) == levels
 
 
+def test_breadcrumbs_call_a_module_by_its_last_name(write):
+    root = write({"pkg/__init__.py": "", "pkg/sub/__init__.py": "", "pkg/sub/a.py": "x = 1\n"})
+    annotate([root / "pkg"], root / "site", title="Mine")
+    for page, shown in (("a", ["pkg", "sub", "a"]), ("index", ["pkg", "sub"])):
+        text = (root / f"site/pkg/sub/{page}.html").read_text()
+        crumbs = re.search(r'<ol class="crumbs">(.*?)</ol>', text)[1]
+        items = [re.sub("<[^>]+>", "", item) for item in crumbs.split("</li>")[:-1]]
+        assert items[-len(shown) :] == shown
+
+
 def test_pages_that_are_gone_leave_the_site_and_other_files_are_never_touched(write):
     root = write({"exp/a.py": "x = 1\n", "exp/b.py": "y = 1\n"})
     annotate([root / "exp"], root / "site")
