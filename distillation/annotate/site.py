@@ -263,6 +263,7 @@ class _Site:
             [quote(file.out), plain(file.title), *entry]
             for file in self.files.values()
             for entry in file.words
+            if not re.search(r"(^|\.)_(?!_)", entry[0])  # names that are private
         ]
         packed = json.dumps(index, ensure_ascii=False, separators=(",", ":"))
         written[f"{_OWN}/search.js"] = f"window.searchIndex = {packed};\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
 import os.path
 import re
 import subprocess
@@ -142,17 +143,22 @@ def test_a_narrow_screen_has_no_sideways_scroll(tab, origin, page):
         assert tab.run("scrollX") == 0
 
 
-def test_the_search_finds_a_term_and_goes_there(tab, origin):
-    tab.open(f"{origin}/index.html")
-    tab.run("""(() => {
+def search(tab, text: str) -> list[str]:
+    """The addresses that the search finds, the best first."""
+    tab.run(f"""(() => {{
         const input = document.getElementById('page-search');
         input.focus();
-        input.value = 'soft targets';
+        input.value = {json.dumps(text)};
         input.dispatchEvent(new Event('input'));
-    })()""")
-    tab.wait("document.querySelector('#page-results a')")
+    }})()""")
+    tab.wait("document.querySelector('#page-results > *')")
     links = "[...document.querySelectorAll('#page-results a')]"
-    found = tab.run(f"{links}.map(a => a.getAttribute('href'))")
+    return tab.run(f"{links}.map(a => a.getAttribute('href'))")
+
+
+def test_the_search_finds_a_term_and_goes_there(tab, origin):
+    tab.open(f"{origin}/index.html")
+    found = search(tab, "soft targets")
     assert f"{STEP}#soft-targets" in found
     assert tab.run("document.querySelector('#page-results mark').textContent").lower() == "soft"
     tab.run(
@@ -164,24 +170,32 @@ def test_the_search_finds_a_term_and_goes_there(tab, origin):
 
 def test_what_the_search_finds_fits_on_a_phone(tab, origin):
     tab.open(f"{origin}/index.html", **PHONE)
-    tab.run("""(() => {
-        const input = document.getElementById('page-search');
-        input.value = 'temperature';
-        input.dispatchEvent(new Event('input'));
-    })()""")
-    tab.wait("document.querySelector('#page-results a')")
+    search(tab, "temperature")
     box = tab.run("document.getElementById('page-results').getBoundingClientRect().toJSON()")
     assert 0 <= box["left"] < box["right"] <= PHONE["width"]
 
 
+def test_the_search_shows_pages_to_read_before_internals(tab, origin):
+    tab.open(f"{origin}/index.html")
+    assert re.match(r"(docs|experiments|notebooks)/|index", search(tab, "temperature")[0])
+
+
+def test_the_search_finds_the_singular_of_a_word(window, tmp_path):
+    (tmp_path / "page.md").write_text(
+        "# Distillation\n\nMulti-teacher losses: a class of batches.\n"
+    )
+    annotate([tmp_path / "page.md"], tmp_path / "site")
+    window.open(f"file://{tmp_path}/site/page.html")
+    for text in ("multi-teachers", "losses", "classes", "class batches"):
+        assert search(window, text) == ["page.html#distillation"], text
+    assert search(window, "bus") == []
+    search(window, "multi-teachers")
+    assert window.run("document.querySelector('#page-results mark').textContent") == "Multi-teacher"
+
+
 def test_a_search_for_what_is_not_there_says_so(tab, origin):
     tab.open(f"{origin}/index.html")
-    tab.run("""(() => {
-        const input = document.getElementById('page-search');
-        input.value = '<img src=x>';
-        input.dispatchEvent(new Event('input'));
-    })()""")
-    tab.wait("document.querySelector('#page-results .none')")
+    assert search(tab, "<img src=x>") == []
     assert "<img src=x>" in tab.run("document.querySelector('#page-results').textContent")
 
 

@@ -190,6 +190,14 @@ def test_the_search_index_has_headings_and_text(write):
     ]
 
 
+def test_private_names_are_not_in_the_search_index(write):
+    root = write({"exp/a.py": 'def f():\n    """One"""\ndef _g():\n    """Two"""\n    # Three\n'})
+    annotate([root / "exp"], root / "site")
+    script = (root / "site/_annotate/search.js").read_text()
+    assert "One" in script
+    assert "Two" not in script and "Three" not in script
+
+
 def test_no_name_of_python_is_the_id_of_a_part_of_the_page(write):
     page = (STYLE.parent / "page.html").read_text()
     parts = set(re.findall(r'getElementById\("([^"]*)', (STYLE.parent / "site.js").read_text()))

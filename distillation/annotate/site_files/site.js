@@ -42,7 +42,7 @@
     if (here && here.offsetTop > sidebar.clientHeight) sidebar.scrollTop = here.offsetTop - 120;
   }
 
-  // Search: entries are [page, title of the page, id, heading, text]
+  // Search: entries are [page, title of the page, id, heading, text, all of it in lower case]
   let index = null;
   const load = () => {
     index ??= new Promise((done) => {
@@ -52,16 +52,20 @@
     });
     return index;
   };
-  const score = ([, page, , heading, , all], words) => {
+  const singular = (word) => word.replace(/(?<=ss|[cs]h|x)es$|(?<=[a-z]{2}[^s])s$/, "");
+  const score = ([, page, id, heading, , all], words) => {
     const phrase = words.join(" ");
-    let sum = 8 * (heading.toLowerCase() === phrase) + 4 * all.includes(phrase);
+    const title = heading.toLowerCase();
+    const parts = title.split(/\W+/);
+    let sum = 8 * (title === phrase) + 4 * all.includes(phrase);
     for (const word of words) {
-      if (!all.includes(word)) return 0;
-      const title = heading.toLowerCase();
-      sum += 1 + 6 * title.includes(word) + 6 * title.split(/\W+/).includes(word);
-      sum += 2 * page.toLowerCase().includes(word);
+      const one = singular(word);
+      if (!all.includes(one)) return 0;
+      sum += 1 + 6 * title.includes(one) + 6 * (parts.includes(word) || parts.includes(one));
+      sum += 2 * page.toLowerCase().includes(one);
     }
-    return sum;
+    // What is written to be read comes before modules, whose title is a dotted name, and their names
+    return /^\w+(\.\w+)+$/.test(page) || id.split(".").at(-1) === heading ? sum : 3 * sum;
   };
   function marked(text, words) {
     const found = make("span");
@@ -107,7 +111,7 @@
         const link = make("a", "", { href: up + page + (id ? `#${id}` : ""), tabindex: "-1" });
         link.append(make("b", heading || title), make("small", heading && heading !== title ? title : ""));
         const about = make("small");
-        about.append(marked(text, words));
+        about.append(marked(text, words.map(singular)));
         link.append(about);
         item.append(link);
         list.append(item);
