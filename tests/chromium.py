@@ -145,6 +145,15 @@ class Tab:
         assert "exceptionDetails" not in result, f"{script}: {result['exceptionDetails']}"
         return result["result"].get("value")
 
+    def press(self, key: str) -> None:
+        """A key of the keyboard, down and up."""
+        code = {"Tab": 9, "Enter": 13, "Escape": 27}[key]
+        text = {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown" if text else "rawKeyDown", "keyUp"):
+            self.send(
+                "Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **text
+            )
+
     def wait(self, script: str, seconds: float = 10) -> None:
         """Until a JavaScript expression is true."""
         deadline = time.monotonic() + seconds

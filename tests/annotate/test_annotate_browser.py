@@ -202,13 +202,37 @@ def test_a_search_for_what_is_not_there_says_so(tab, origin):
 def test_a_click_on_a_name_lights_up_its_uses_and_a_second_one_goes_there(tab, origin):
     tab.open(f"{origin}/{STEP}")
     name = "[...document.querySelectorAll('.code a')].find(a => a.textContent === 'build_model')"
-    tab.run(f"{name}.click()")
+    press = "{bubbles: true, cancelable: true, detail: 1}"
+    tab.run(f"{name}.dispatchEvent(new MouseEvent('click', {press}))")
     assert tab.run("document.querySelectorAll('.lit').length") == 2
     assert "build_model" in tab.run("document.getElementById('page-uses').textContent")
-    tab.run(f"{name}.click()")
+    tab.run(f"{name}.dispatchEvent(new MouseEvent('click', {press}))")
     tab.wait("location.pathname.endsWith('/experiments/classification.html')")
     tab.wait("document.readyState === 'complete'")
     assert tab.run("location.hash") == "#build_model"
+
+
+def test_enter_on_a_name_goes_to_its_definition(tab, origin):
+    tab.open(f"{origin}/{STEP}")
+    tab.run("[...document.querySelectorAll('.code a')].find(a => a.text === 'build_model').focus()")
+    tab.press("Enter")
+    tab.wait("location.pathname.endsWith('/experiments/classification.html')")
+
+
+def test_what_is_lit_up_is_announced(tab, origin):
+    tab.open(f"{origin}/{STEP}")
+    bar = "document.getElementById('page-uses')"
+    # What is not displayed when words are added to it says nothing
+    assert tab.run(f"getComputedStyle({bar}).display") != "none"
+    assert tab.run(f"{bar}.getBoundingClientRect().width") == 0
+    tab.run(
+        "document.querySelector('.code span[data-n]')"
+        ".dispatchEvent(new MouseEvent('click', {bubbles: true, detail: 1}))"
+    )
+    assert tab.run(f"{bar}.getAttribute('role')") == "status"
+    assert "here" in tab.run(f"{bar}.textContent")
+    tab.press("Escape")
+    assert tab.run(f"{bar}.textContent") == ""
 
 
 def test_the_theme_follows_the_system_until_one_is_chosen(tab, origin):

@@ -349,3 +349,5 @@ def test_every_text_can_be_read_in_both_themes(theme):
     # What a name can be coloured in, when it is lit up
     for text in ("ink", "tok-f", "tok-b", "tok-d", "tok-k"):
         assert contrast(colours[text], colours["mark"]) >= 4.5, (text, "mark")
+    for ground in ("paper", "code"):  # WCAG 1.4.11, of what can be used
+        assert contrast(colours["edge"], colours[ground]) >= 3, ground

@@ -146,7 +146,7 @@
     });
   }
 
-  // A click on a name lights up all its uses; a second one goes to its definition
+  // A click on a name lights up all its uses; a second one, and Enter, go to its definition
   function names() {
     const bar = document.getElementById("page-uses");
     let lit = [];
@@ -154,7 +154,7 @@
     const clear = () => {
       lit.forEach((use) => use.classList.remove("lit"));
       lit = [];
-      bar.hidden = true;
+      bar.replaceChildren();
     };
     const step = (by) => {
       now = (now + by + lit.length) % lit.length;
@@ -180,12 +180,12 @@
       const close = make("button", "×", { type: "button", "aria-label": "Close" });
       close.addEventListener("click", clear);
       bar.append(close);
-      bar.hidden = false;
     };
     document.addEventListener("click", (event) => {
       const name = event.target.closest(".code [data-n]");
       if (!name || event.ctrlKey || event.metaKey || event.shiftKey || String(getSelection())) return;
-      if (name.classList.contains("lit") && name.hasAttribute("href")) return;
+      // Of the keyboard a click has no count
+      if (name.hasAttribute("href") && (!event.detail || name.classList.contains("lit"))) return;
       event.preventDefault();
       light(name);
     });
