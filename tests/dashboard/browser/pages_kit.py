@@ -98,5 +98,6 @@ def sideways(tab) -> bool:
 
 
 def number(shown: str) -> float:
-    """The number that a cell shows."""
-    return float(shown.replace("−", "-").replace(",", "").removesuffix(" %"))
+    """The number that a cell shows; of a share in percent, the share."""
+    found = float(shown.replace("−", "-").replace(",", "").removesuffix(" %"))
+    return found / 100 if shown.endswith(" %") else found

@@ -34,7 +34,8 @@ def test_mean_and_spread_over_seeds_stand_beside_the_number_of_runs(tab, origin,
     rows = {int(row["n"]): row for row in cells(tab, "Metrics")}
     assert set(rows) == {1, 2}
     values = [run.summary["accuracy.test"] for run in alike]
-    mean, std = map(kit.number, rows[2]["accuracy.test"].removesuffix(" best").split(" ± "))
+    shown = rows[2]["accuracy.test"].removesuffix(" best").split(" ± ")
+    mean, std = kit.number(f"{shown[0]} %"), kit.number(shown[1])
     assert mean == pytest.approx(statistics.mean(values), abs=5.1e-5)
     assert std == pytest.approx(statistics.stdev(values), abs=5.1e-5)
     assert "±" not in rows[1]["accuracy.test"]

@@ -18,7 +18,8 @@ def test_the_list_shows_every_run_with_its_status_and_metrics(tab, origin, store
     assert kit.text(tab, f"{row} .status") == "completed"
     assert kit.texts(tab, f'{row} [data-column="epoch"]') == ["2 / 2"]
     [shown] = kit.texts(tab, f'{row} [data-column="accuracy.test"]')
-    assert abs(kit.number(shown) - named["large"].summary["accuracy.test"]) < 5e-5
+    assert shown.endswith(" %")
+    assert abs(kit.number(shown) - named["large"].summary["accuracy.test"]) < 5.1e-5
 
 
 def test_a_click_on_a_column_sorts_and_a_second_one_turns_it_round(tab, origin):
@@ -101,6 +102,28 @@ def test_every_run_shows_some_metric_unasked(tab, tmp_path):
         tab.wait("document.querySelectorAll('.runs tbody tr').length === 2")
         heads = [name for name in kit.texts(tab, ".runs thead th") if "." in name]
         assert heads == ["accuracy.valid", "loss.valid"]
+
+
+def test_shares_are_in_percent_on_every_page_and_sorted_as_numbers(tab, tmp_path):
+    metrics = [{"ece.test": 0.09, "accuracy": 0.2083}, {"ece.test": 0.1, "accuracy": 62.5}]
+    uuids = []
+    for values in metrics:
+        with runs.create("shares", root=tmp_path) as recorder:
+            recorder.log(10, 0, {**values, "loss.test": 0.2083})
+        uuids.append(recorder.uuid)
+    with kit.dashboard(tmp_path) as address:
+        kit.open_list(tab, address, "?sort=metric%20ece.test")
+        assert kit.column(tab, "ece.test") == ["10.00 %", "9.00 %"]
+        assert kit.column(tab, "loss.test") == ["0.2083"] * 2
+        tab.open(f"{address}/runs/{uuids[0]}")
+        tab.wait("document.querySelector('.side tbody tr')")
+        assert {"9.00 %", "20.83 %"} < set(kit.texts(tab, ".side td.number"))
+        drawing = kit.drawn(tab, "ece")
+        assert tab.run(f"{drawing}._fullLayout.yaxis.tickformat") == ".2~%"
+        tab.open(f"{address}/compare?runs={','.join(uuids)}")
+        tab.wait("document.querySelector('.groups tbody tr')")
+        assert "9.50 ± 0.71 %" in kit.text(tab, ".groups")
+        assert "31.3542 ± 44.0" in kit.text(tab, ".groups")  # one was no share
 
 
 def test_a_tick_leaves_the_other_rows_in_the_table(tab, origin):

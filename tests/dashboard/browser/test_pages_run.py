@@ -26,7 +26,7 @@ def test_curves_show_what_was_recorded(tab, origin, named):
     steps, values = run.curve("accuracy.test")
     assert tab.run(f"[{drawing}.data[0].x, {drawing}.data[0].y]") == [steps, values]
     assert tab.run(f"{drawing}.querySelectorAll('.scatterlayer .trace').length") == 2
-    assert f"test: last {values[-1]:.4f}" in tab.run(f"{drawing}.parentElement.ariaLabel")
+    assert f"test: last {100 * values[-1]:.2f} %" in tab.run(f"{drawing}.parentElement.ariaLabel")
 
 
 def test_curves_can_be_smoothed_and_have_a_log_scale(tab, origin, named):

@@ -1,7 +1,7 @@
 // Plotly's charts in the page's colours, each with words and a table for those who see no lines.
 
 import { el, fill, memory, table } from "./dom.js";
-import { count, isMaximised, number } from "./format.js";
+import { count, isMaximised, isShare, metric } from "./format.js";
 import { swatch } from "./parts.js";
 
 const DASHES = ["solid", "dash", "dot", "dashdot"];
@@ -156,8 +156,8 @@ function summary(name, { steps, values }) {
   const best = isMaximised(name) ? most : least;
   return [
     name,
-    number(known.at(-1)),
-    number(best),
+    metric(name, known.at(-1)),
+    metric(name, best),
     count(steps[values.indexOf(best)]),
     count(values.length - known.length),
   ];
@@ -180,6 +180,7 @@ export function showCurves(chart, lines, { smoothing = 0, log = false, named = t
     beyond && `${beyond} ${beyond === 1 ? "value is" : "values are"} too large to be drawn: gaps in the curve.`,
     below && `${below} ${below === 1 ? "value is" : "values are"} not above zero, where a log scale has no place.`,
   ].filter(Boolean);
+  const shares = lines.every((l) => extent(numbers(l.values)).every((v) => isShare(l.name, v)));
   const rows = lines.map((l) => [l.title, ...summary(l.name, l).slice(1)]);
   chart.show({
     label: rows.map(([title, last, best, at]) => `${title}: last ${last}, best ${best} at ${at} images`).join("; "),
@@ -195,7 +196,7 @@ export function showCurves(chart, lines, { smoothing = 0, log = false, named = t
         // A value between two that are no numbers has no line: it gets a point
         const lone = y.map((v, i) => v !== null && (y[i - 1] ?? y[i + 1] ?? null) === null);
         const marker = { color: line.color, size: lone.map((is) => (is ? 5 : 0)), opacity: 1 };
-        const hovertemplate = `%{y:.5~g} at %{x:,}<extra></extra>`;
+        const hovertemplate = `%{y:${shares ? ".2%" : ".5~g"}} at %{x:,}<extra></extra>`;
         const trace = { x: l.steps, y, mode: lone.includes(true) ? "lines+markers" : "lines", line, marker, connectgaps: false, hovertemplate };
         if (!smoothing) return [trace];
         const faint = { ...trace, opacity: 0.28, line: { ...line, width: 1 }, hoverinfo: "skip", hovertemplate: null };
@@ -203,7 +204,7 @@ export function showCurves(chart, lines, { smoothing = 0, log = false, named = t
       }),
     layout: () => ({
       xaxis: { title: { text: "images seen" }, rangemode: "tozero", nticks: 6 },
-      yaxis: { type: log ? "log" : "linear", nticks: 6 },
+      yaxis: { type: log ? "log" : "linear", nticks: 6, tickformat: shares ? ".2~%" : "" },
     }),
   });
 }

@@ -1,7 +1,7 @@
 // What can stand in a column of the list, and which of it one wants to see.
 
 import { el, fill, memory } from "./dom.js";
-import { count, duration, epoch, moment, nameOf, number, own, parts, ranked, scalar, short } from "./format.js";
+import { count, duration, epoch, moment, metric, nameOf, own, parts, ranked, scalar, short } from "./format.js";
 import { status } from "./parts.js";
 
 function progress(run) {
@@ -35,13 +35,13 @@ const USUAL = ["status", "experiment", "created", "epoch", "seed", "teacher", "n
 
 const SHOWN = /(^|\.)(seed|epochs|max_epochs?)$/; // settings that are facts of the run already
 
-const metric = (name) => ({
+const lastValue = (name) => ({
   id: `metric ${name}`,
   title: name,
   number: true,
   down: true,
   value: (r) => own(r.metrics, name),
-  cell: (r) => number(own(r.metrics, name)),
+  cell: (r) => metric(name, own(r.metrics, name)),
 });
 const LONG = 24; // characters of a value that gets several lines
 const setting = (key) => ({
@@ -61,7 +61,7 @@ let cached = null;
 /** Every column that the runs offer, and the run itself. */
 export function columnsOf(runs) {
   if (cached?.runs === runs) return cached.columns;
-  const metrics = ranked(names(runs, "metrics")).map(metric);
+  const metrics = ranked(names(runs, "metrics")).map(lastValue);
   const config = [...names(runs, "config")].sort().map(setting);
   const run = { id: "name", title: "run", value: (r) => `${nameOf(r)} ${r.uuid}` };
   cached = { runs, columns: [run, ...FACTS, ...metrics, ...config] };

@@ -82,7 +82,7 @@ function renderGroups({ runs, groups }) {
     const found = own(group.metrics, name);
     if (!found) return "–";
     const some = found.n === group.counted.length ? "" : ` (n = ${found.n})`;
-    const text = meanStd(found) + some;
+    const text = meanStd(name, found) + some;
     return found.mean === best[name] ? el("span", { class: "best" }, text, el("span", { class: "unseen" }, " best")) : text;
   };
   const head = (group) => {

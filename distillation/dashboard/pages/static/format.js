@@ -47,10 +47,15 @@ export function number(value) {
 export const signed = (text) => text.replace(/-/g, MINUS);
 export const percent = (value, digits = 2) =>
   value === null || value === undefined ? "–" : `${signed((100 * value).toFixed(digits))} %`;
+
+/** A metric as one reads it: shares in percent. What exceeds one is no share, whatever its name. */
+export const metric = (name, value) => (isShare(name, value) ? percent(value) : number(value));
+export const isShare = (name, value) => /^(accuracy|agreement|ece)(?![a-z])/i.test(name) && Math.abs(value) <= 1;
 export const count = (value) => (value === null || value === undefined ? "–" : value.toLocaleString("en"));
 
-export function meanStd({ mean, std }) {
-  return std === null ? number(mean) : `${number(mean)} ± ${number(std)}`;
+export function meanStd(name, { mean, std }) {
+  if (std === null) return metric(name, mean);
+  return isShare(name, mean) ? `${(100 * mean).toFixed(2)} ± ${percent(std)}` : `${number(mean)} ± ${number(std)}`;
 }
 
 /** A configuration value, as one would set it. */

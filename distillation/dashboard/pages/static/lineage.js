@@ -2,7 +2,7 @@
 
 import { poll } from "./api.js";
 import { byId, command, el, empty, fill, svg, table } from "./dom.js";
-import { nameOf, number, short } from "./format.js";
+import { metric, nameOf, short } from "./format.js";
 import { arranged, families } from "./layout.js";
 import { runLink, status } from "./parts.js";
 
@@ -13,21 +13,23 @@ let shown = null;
 let hidden = false;
 let width = 0;
 
+const measured = ({ metric: found }) => (found ? `${found.name} ${metric(found.name, found.value)}` : "–");
+
 /** Text that fits: an SVG does not cut it off by itself. */
 const fitting = (text, room) => (text.length * 7 <= room ? text : `${text.slice(0, Math.max(1, Math.floor(room / 7) - 1))}…`);
 
 function label(node, teachers, students) {
-  const metric = node.metric ? `, ${node.metric.name} ${number(node.metric.value)}` : "";
+  const last = node.metric ? `, ${measured(node)}` : "";
   const family = `${teachers ? `, learned from ${teachers}` : ""}${students ? `, taught ${students}` : ""}`;
   return node.status === "missing"
     ? `Teacher ${short(node.uuid)}, not in this store${family}`
-    : `${nameOf(node)} ${short(node.uuid)}, ${node.status}${metric}${family}`;
+    : `${nameOf(node)} ${short(node.uuid)}, ${node.status}${last}${family}`;
 }
 
 function drawNode(node, [x, y], w, text) {
   const h = BOX[1];
   const missing = node.status === "missing";
-  const second = missing ? "not in this store" : node.metric ? `${node.metric.name} ${number(node.metric.value)}` : node.status;
+  const second = missing ? "not in this store" : node.metric ? measured(node) : node.status;
   const shapes = [
     svg("rect", { x, y, width: w, height: h, rx: 6 }),
     svg("circle", { class: "mark", cx: x + 13, cy: y + 16, r: 4 }),
@@ -84,8 +86,7 @@ function drawFamily(family, room) {
 function asTable(nodes, edges) {
   const known = new Map(nodes.map((node) => [node.uuid, node]));
   const link = (node) => (node.status === "missing" ? `${short(node.uuid)} (not in this store)` : runLink(node));
-  const metric = (node) => (node.metric ? `${node.metric.name} ${number(node.metric.value)}` : "–");
-  const rows = edges.map(({ teacher, student }) => [link(known.get(student)), status(known.get(student).status), metric(known.get(student)), link(known.get(teacher)), metric(known.get(teacher))]);
+  const rows = edges.map(({ teacher, student }) => [link(known.get(student)), status(known.get(student).status), measured(known.get(student)), link(known.get(teacher)), measured(known.get(teacher))]);
   const columns = ["student", "status", "student's metric", "teacher", "teacher's metric"].map((title) => ({ title }));
   return el("details", { class: "more" }, el("summary", {}, "As a table"), table("Students and their teachers", columns, rows));
 }
@@ -113,7 +114,7 @@ function render() {
     all.length && !tied.length ? empty("No student has had a teacher yet", el("p", {}, "Give a run as the teacher of the next one, by its UUID:"), command("python -m experiments.digits.distill --teacher RUN")) : null,
     tied.map((family) => drawFamily(family, width)),
     tied.length ? asTable(nodes, edges) : null,
-    alone.length ? el("section", {}, el("h2", {}, "Runs without teacher or students"), el("ul", { class: "plain alone" }, alone.map((node) => el("li", {}, status(node.status), " ", runLink(node), node.metric ? el("small", {}, ` ${node.metric.name} ${number(node.metric.value)}`) : null)))) : null,
+    alone.length ? el("section", {}, el("h2", {}, "Runs without teacher or students"), el("ul", { class: "plain alone" }, alone.map((node) => el("li", {}, status(node.status), " ", runLink(node), node.metric ? el("small", {}, ` ${measured(node)}`) : null)))) : null,
   );
   if (open) page.querySelector("details").open = true;
   if (focused) page.querySelector(`a[data-uuid="${CSS.escape(focused)}"]`)?.focus();

@@ -2,7 +2,7 @@
 
 import { getJSON, getText, poll, setHidden, trouble } from "./api.js";
 import { byId, command, el, empty, fill, table } from "./dom.js";
-import { bytes, count, duration, epoch, fullNameOf, isQuiet, moment, nameOf, number, ranked, scalar, short } from "./format.js";
+import { bytes, count, duration, epoch, fullNameOf, isQuiet, metric, moment, nameOf, ranked, scalar, short } from "./format.js";
 import { about, noteForm, runLink, status } from "./parts.js";
 import { runCurves } from "./run_curves.js";
 
@@ -88,7 +88,7 @@ function renderFacts(run) {
     ]),
   );
   const names = ranked(Object.keys(run.metrics)).filter((name) => !isQuiet(name));
-  fill(places.metrics, names.length ? table(null, [{ title: "metric" }, { title: "value", number: true }], names.map((n) => [n, number(run.metrics[n])]), { cards: false }) : el("p", { class: "quiet" }, "No metrics yet."));
+  fill(places.metrics, names.length ? table(null, [{ title: "metric" }, { title: "value", number: true }], names.map((n) => [n, metric(n, run.metrics[n])]), { cards: false }) : el("p", { class: "quiet" }, "No metrics yet."));
 }
 
 function renderFamily(run) {
