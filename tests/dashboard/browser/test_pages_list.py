@@ -126,6 +126,15 @@ def test_shares_are_in_percent_on_every_page_and_sorted_as_numbers(tab, tmp_path
         assert "31.3542 ± 44.0" in kit.text(tab, ".groups")  # one was no share
 
 
+def test_how_runs_are_compared_is_said_and_soon_reached(tab, origin):
+    kit.open_list(tab, origin)
+    assert "Tick runs to compare" in kit.text(tab, "#hint")
+    kit.click(tab, ".runs tbody .pick input")
+    tab.run("document.querySelector('#columns summary').focus()")
+    tab.press("Tab")
+    assert tab.run("document.activeElement.closest('#selection') !== null")
+
+
 def test_a_tick_leaves_the_other_rows_in_the_table(tab, origin):
     kit.open_list(tab, origin)
     tab.run(

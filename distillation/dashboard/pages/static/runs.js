@@ -259,6 +259,7 @@ function render() {
   remember();
   const some = state.runs.length > 0;
   byId("filters").hidden = !some;
+  byId("hint").hidden = state.runs.length < 2;
   if (!some) {
     fill(byId("count"));
     body = null;
