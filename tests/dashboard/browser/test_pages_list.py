@@ -126,6 +126,32 @@ def test_shares_are_in_percent_on_every_page_and_sorted_as_numbers(tab, tmp_path
         assert "31.3542 ± 44.0" in kit.text(tab, ".groups")  # one was no share
 
 
+def test_the_usual_columns_fit_into_a_laptop(tab, tmp_path):
+    """Of an experiment, a trainer and the toolkit, which name their metrics each in its way."""
+    teacher = None
+    metrics = {
+        "digits": "accuracy.test",
+        "digits_teacher": "accuracy.valid",
+        "kd_training": "inference_result.test",
+    }
+    for experiment, metric in metrics.items():
+        for i in range(2):
+            config = {"label_loss_weight": i / 10, "without_classes": [i]}
+            config = config if experiment == "digits" else {}
+            options = {"config": config, "parent": teacher, "root": tmp_path, "seed": 42}
+            with runs.create(experiment, **options) as recorder:
+                recorder.update(epochs=20)
+                recorder.log(10, 19, {metric: 0.2083, "loss.train": 3.7209})
+            teacher = recorder.uuid
+    with kit.dashboard(tmp_path) as address:
+        kit.open_list(tab, address, width=1280)
+        assert {"label_loss_weight", "inference_result.test"} < set(
+            kit.texts(tab, ".runs thead th")
+        )
+        frame = "document.querySelector('#list .wide')"
+        assert tab.run(f"{frame}.scrollWidth <= {frame}.clientWidth")
+
+
 def test_how_runs_are_compared_is_said_and_soon_reached(tab, origin):
     kit.open_list(tab, origin)
     assert "Tick runs to compare" in kit.text(tab, "#hint")
