@@ -178,6 +178,19 @@ def test_reliability_and_confusion_come_from_the_evaluations(tab, origin, named)
         assert tab.run(f"{kit.drawn(tab, title)}.data[0].z") == wanted
 
 
+def test_the_label_of_the_choice_is_one_line_on_a_phone(tab, origin, named):
+    open_about(tab, origin, "transfer", named["distill"], **kit.PHONE)
+    tab.wait("document.querySelector('#choice label')")
+    assert (
+        tab.run("""(() => {
+        const word = document.createRange();
+        word.selectNode(document.querySelector('#choice label').firstChild);
+        return word.getClientRects().length;
+    })()""")
+        == 1
+    )
+
+
 def test_another_student_is_chosen_from_the_list(tab, origin, named, store):
     run = named["distill"]
     with runs.create("digits", name="other", parent=run.parent_uuid, root=store) as recorder:

@@ -216,5 +216,7 @@ def test_text_and_lines_stand_out_from_their_ground():
         for text in ("ink", "quiet", "accent", "bad", "good", "warn", "busy"):
             assert contrast(theme[text], theme["paper"]) >= 4.5, text
             assert contrast(theme[text], theme["wash"]) >= 4.5, text
+        for ground in ("paper", "wash"):
+            assert contrast(theme["edge"], theme[ground]) >= 3
         for line in [name for name in theme if name.startswith("line-")]:
             assert contrast(theme[line], theme["paper"]) >= 3, line

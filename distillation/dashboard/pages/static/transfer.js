@@ -150,7 +150,7 @@ function renderChoice(students, chosen) {
     students.map((run) => el("option", { value: run.uuid }, `${nameOf(run)} ${short(run.uuid)} (${run.experiment}${run.seed === null ? "" : `, seed ${run.seed}`})`)),
   );
   select.value = chosen.length === 1 && students.some((s) => s.uuid === chosen[0]) ? chosen[0] : "";
-  fill(byId("choice"), el("label", { class: "check" }, "to ", select));
+  fill(byId("choice"), el("label", { class: "check" }, "student ", select));
 }
 
 function nothing(title, ...more) {
