@@ -249,7 +249,7 @@ def _writer_alive(temporary: str) -> bool:
         return True  # not a name of ours
     if host != _host():
         return True  # another machine's writer cannot be asked
-    if number == os.getpid():
+    if number == os.getpid() or os.name == "nt":  # there a signal of 0 would end the process
         return True
     with suppress(ProcessLookupError, OverflowError):
         try:

@@ -64,7 +64,7 @@ class Cache:
         known = self._known_key(source)
         if known is not None and (found := self._load(known)) is not None:
             return found
-        with self._locked():
+        with self.locked():
             stamp = sources.stamp(source)
             key = f"{sources.content_key(source)[:32]}-{_FORMAT}"
             found = self._load(key)
@@ -157,7 +157,7 @@ class Cache:
             )
 
     @contextmanager
-    def _locked(self):
+    def locked(self):
         with self._explained():
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / ".lock")

@@ -71,7 +71,9 @@ def cifar10(
         )
     if not download:
         raise DataError(f"there is no CIFAR-10 in the cache {store.folder}.\n{_WAYS}")
-    return store.get(_downloaded(store.folder / "torchvision"), _decode)
+    with store.locked():  # one process downloads, others find what it has
+        downloaded = _downloaded(store.folder / "torchvision")
+    return store.get(downloaded, _decode)
 
 
 def _located(path: Path, said_by: str) -> Path:

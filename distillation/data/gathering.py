@@ -144,7 +144,7 @@ def _plain_item(dataset: Dataset, i: int) -> tuple[Tensor, int]:
             pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
             image = torch.from_numpy(pixels).permute(2, 0, 1)
         label = int(label)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OSError) as error:
         raise DataError(
             f"item {i} of {type(dataset).__name__} is no pair of image and label: {error}"
         ) from error

@@ -73,12 +73,18 @@ class ImageSet:
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
     ) -> ImageSet:
-        """A set made from tensors; mean, std and fingerprint are computed where not given."""
+        """A set made from tensors; mean, std and fingerprint are computed where not given.
+
+        Raises `DataError` for no images, and for labels or statistics that do not fit.
+        """
+        if not len(images):
+            raise DataError("there are no images to make a set of")
         if isinstance(images, Tensor):
             images = images.contiguous()
         labels, classes = labels.contiguous(), tuple(classes)
         if mean is None or std is None:
-            mean, std = channel_statistics(images)
+            own = channel_statistics(images)
+            mean, std = (given or found for given, found in zip((mean, std), own, strict=True))
         return cls(images, labels, classes, content_fingerprint(images, labels, classes), mean, std)
 
     def __len__(self) -> int:

@@ -105,6 +105,8 @@ class MappedImages:
         """uint8 (C, H, W) for a number, else (B, C, H, W): a copy, in the memory format of the
         file (channels_last for NHWC). Raises `IndexError` for rows that are not there."""
         if isinstance(index, Tensor):
+            if index.dtype == torch.bool or index.is_floating_point():
+                raise IndexError(f"rows are whole numbers, not {index.dtype}; see Tensor.nonzero()")
             index = index.numpy()
         if self.rows is not None:
             index = self.rows.numpy()[index]

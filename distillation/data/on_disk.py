@@ -73,8 +73,8 @@ def map_images(
     if fingerprint is None or mean is None or std is None:
         known = _described(images, labels, classes, cache)
         fingerprint = known["fingerprint"] if fingerprint is None else fingerprint
-        if mean is None or std is None:
-            mean, std = known["mean"], known["std"]
+        mean = known["mean"] if mean is None else mean
+        std = known["std"] if std is None else std
     return ImageSet(images, labels, classes, fingerprint, tuple(mean), tuple(std))
 
 

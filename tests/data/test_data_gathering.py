@@ -76,3 +76,15 @@ def test_wrong_datasets_are_named(train):
         make_loader([], 4)
     with pytest.raises(ConfigError, match=r"60 images of 64 bytes do not fit in 100 bytes.*mean="):
         make_loader(items(train, "tensor"), 4, memory_limit=100)
+
+
+def test_an_item_that_cannot_be_read_is_named(tmp_path):
+    class Broken(torch.utils.data.Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, i):
+            return (tmp_path / f"{i}.png").read_bytes(), 0
+
+    with pytest.raises(DataError, match=r"item 0 of Broken .*No such file"):
+        gather(Broken(), file=tmp_path / "images.npy")

@@ -144,3 +144,17 @@ def test_tensors_that_do_not_fit_are_refused():
             ImageSet.of(wrong_images, wrong_labels, "ab", (0.5,), (0.5,))
     with pytest.raises(DataError, match="3 means"):
         ImageSet.of(images, labels, "ab", (0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.mark.parametrize("given", ["mean", "std"])
+def test_a_statistic_that_is_given_is_taken_and_the_other_one_reckoned(given):
+    whole = labelled(UNEVEN)
+    part = ImageSet.of(whole.images, whole.labels, whole.classes, **{given: (0.25,)})
+    other = "std" if given == "mean" else "mean"
+    assert getattr(part, given) == (0.25,)
+    assert getattr(part, other) == getattr(whole, other)
+
+
+def test_a_set_of_no_images_is_refused():
+    with pytest.raises(DataError, match="there are no images"):
+        labelled([])

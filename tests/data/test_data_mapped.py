@@ -241,3 +241,8 @@ def test_files_that_cannot_be_mapped_are_named(tmp_path, colour):
     (tmp_path / "cut.npy").write_bytes((written(tmp_path, colour, "NCHW.npy")[0]).read_bytes()[:99])
     with pytest.raises(DataError, match=r"cut.npy cannot be mapped"):
         map_images(tmp_path / "cut.npy", colour.labels)
+
+
+def test_rows_are_whole_numbers(mapped):
+    with pytest.raises(IndexError, match=r"not torch.bool; see Tensor.nonzero\(\)"):
+        mapped.images[torch.tensor([True, False])]
