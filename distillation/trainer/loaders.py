@@ -7,7 +7,6 @@ batch size counts the whole batch of a step, cut each batch into P parts.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 
 import torch
@@ -30,14 +29,17 @@ def share(
     """This process's part of the loader; the loader itself when there is one process, or `whole`.
 
     In training the last round is filled up from the beginning, so that every process makes the
-    same number of steps; in evaluation nothing is seen twice. A loader that Accelerate prepared
-    already is taken as it is.
+    same number of steps; in evaluation nothing is seen twice, unless there is too little for every
+    process: then each evaluates all of it, and the means are the same. A loader that Accelerate
+    prepared already is taken as it is.
+
+    Raises `ConfigError` for a loader that cannot be shared out among so many processes.
     """
     processes, rank = accelerator.num_processes, accelerator.process_index
     if processes == 1 or whole:
         return loader
     if isinstance(loader, EpochLoader):
-        return _part_of(loader, processes, rank)
+        return _part_of(loader, processes, rank, training)
     if _is_prepared(loader):
         return loader
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
@@ -46,7 +48,7 @@ def share(
             "DataLoader over a dataset with a length, or prepare it with Accelerate."
         )
     if not training and len(loader) < processes:
-        return loader  # every process evaluates all of it: the means are the same
+        return loader
     return prepare_data_loader(
         loader,
         num_processes=processes,
@@ -58,17 +60,17 @@ def share(
     )
 
 
-def _part_of(loader: EpochLoader, processes: int, rank: int) -> EpochLoader:
-    if loader.world_size == processes and loader.rank == rank:
-        return loader
-    if loader.world_size != 1:
+def _part_of(loader: EpochLoader, processes: int, rank: int, training: bool) -> EpochLoader:
+    samples = loader.samples_per_epoch
+    if not training and samples < processes:
+        return loader.part(0, 1)
+    last = samples % loader.batch_size
+    if training and 0 < last < processes:  # the loss of no samples is NaN
         raise ConfigError(
-            f"the loader is made for process {loader.rank} of {loader.world_size}, this is "
-            f"{rank} of {processes}"
+            f"the last training batch has {last} of {samples} samples for {processes} processes; "
+            "take drop_last=True or another batch_size"
         )
-    part = copy.copy(loader)
-    part.rank, part.world_size = rank, processes
-    return part
+    return loader.part(rank, processes)
 
 
 def is_share(loader: Iterable) -> bool:

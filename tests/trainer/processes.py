@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from trainer_kit import Net, NormNet, images, loaders, make, weights
 
 from distillation import KDTrainer
+from distillation.data import TensorLoader
 from distillation.losses import StaticLossBalancer
 from distillation.trainer import Callback, Trainer
 
@@ -120,6 +121,8 @@ def everything(root, processes):
     found["evaluated"] = evaluated(trainer)
     found["samples"] = trainer.run.curve("loss.train")[0]
     found["test"] = trainer.test(test_loader=ordinary(48))["Accuracy"]
+    one = TensorLoader(images()[1].subset(1), 64, shuffle=False)
+    found["test on one image"] = trainer.test(test_loader=one)["KDLogitsLoss/Loss"]
 
     look = Wrapped()
     kd(root, "accumulated", batch_accumulate=2, phase_callbacks=[look], max_epochs=2)

@@ -70,7 +70,8 @@ def test_the_weights_agree_after_twenty_steps(one, two, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["loss.train", "loss.valid", "accuracy.train", "accuracy.valid", "test"]
+    "name",
+    ["loss.train", "loss.valid", "accuracy.train", "accuracy.valid", "test", "test on one image"],
 )
 def test_metrics_are_gathered(one, two, name):
     assert two[name] == pytest.approx(one[name], abs=1e-5)
