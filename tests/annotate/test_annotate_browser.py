@@ -180,19 +180,6 @@ def test_the_search_shows_pages_to_read_before_internals(tab, origin):
     assert re.match(r"(docs|experiments|notebooks)/|index", search(tab, "temperature")[0])
 
 
-def test_the_search_finds_the_singular_of_a_word(window, tmp_path):
-    (tmp_path / "page.md").write_text(
-        "# Distillation\n\nMulti-teacher losses: a class of batches.\n"
-    )
-    annotate([tmp_path / "page.md"], tmp_path / "site")
-    window.open(f"file://{tmp_path}/site/page.html")
-    for text in ("multi-teachers", "losses", "classes", "class batches"):
-        assert search(window, text) == ["page.html#distillation"], text
-    assert search(window, "bus") == []
-    search(window, "multi-teachers")
-    assert window.run("document.querySelector('#page-results mark').textContent") == "Multi-teacher"
-
-
 def test_a_search_for_what_is_not_there_says_so(tab, origin):
     tab.open(f"{origin}/index.html")
     assert search(tab, "<img src=x>") == []
@@ -299,22 +286,6 @@ def test_the_name_of_the_site_is_whole_on_a_phone(tab, origin, width):
     )
 
 
-def test_names_of_operators_are_upright_and_their_letters_stand_together(window, tmp_path):
-    (tmp_path / "page.md").write_text(r"$\operatorname{KL} + q_\text{KL} + p_\text{student}$")
-    annotate([tmp_path / "page.md"], tmp_path / "site")
-    window.open(f"file://{tmp_path}/site/page.html")
-    names = window.run("""[...document.querySelectorAll('mi, mtext')].map(name => {
-            const word = document.createElement('span');
-            Object.assign(word.style, {font: getComputedStyle(name).font, position: 'absolute'});
-            word.textContent = name.textContent;
-            document.body.append(word);
-            return [name.textContent, name.getBoundingClientRect().width, word.offsetWidth];
-        }).filter(([text]) => text.length > 1)""")
-    assert [name for name, _, _ in names] == ["KL", "KL", "student"]
-    # As wide as the same word beside formulas: no italic letters, no space between them
-    assert all(width == pytest.approx(plain, abs=1) for _, width, plain in names)
-
-
 def test_figures_in_a_table_stand_below_each_other(tab, origin):
     tab.open(f"{origin}/index.html")
     cell = "[...document.querySelectorAll('td')].find(c => c.textContent === '140,778')"
@@ -351,6 +322,35 @@ def test_a_page_reads_from_a_file_without_a_server(window, site):
     window.wait("window.searchIndex")
     assert window.errors == []
     assert window.outside(f"file://{site}/") == []
+
+
+def test_the_search_finds_the_singular_of_a_word(window, tmp_path):
+    (tmp_path / "page.md").write_text(
+        "# Distillation\n\nMulti-teacher losses: a class of batches.\n"
+    )
+    annotate([tmp_path / "page.md"], tmp_path / "site")
+    window.open(f"file://{tmp_path}/site/page.html")
+    for text in ("multi-teachers", "losses", "classes", "class batches"):
+        assert search(window, text) == ["page.html#distillation"], text
+    assert search(window, "bus") == []
+    search(window, "multi-teachers")
+    assert window.run("document.querySelector('#page-results mark').textContent") == "Multi-teacher"
+
+
+def test_names_of_operators_are_upright_and_their_letters_stand_together(window, tmp_path):
+    (tmp_path / "page.md").write_text(r"$\operatorname{KL} + q_\text{KL} + p_\text{student}$")
+    annotate([tmp_path / "page.md"], tmp_path / "site")
+    window.open(f"file://{tmp_path}/site/page.html")
+    names = window.run("""[...document.querySelectorAll('mi, mtext')].map(name => {
+            const word = document.createElement('span');
+            Object.assign(word.style, {font: getComputedStyle(name).font, position: 'absolute'});
+            word.textContent = name.textContent;
+            document.body.append(word);
+            return [name.textContent, name.getBoundingClientRect().width, word.offsetWidth];
+        }).filter(([text]) => text.length > 1)""")
+    assert [name for name, _, _ in names] == ["KL", "KL", "student"]
+    # As wide as the same word beside formulas: no italic letters, no space between them
+    assert all(width == pytest.approx(plain, abs=1) for _, width, plain in names)
 
 
 def test_equations_meet_at_their_signs_and_matrices_are_centred(window, tmp_path):
