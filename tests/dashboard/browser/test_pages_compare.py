@@ -125,12 +125,13 @@ def test_the_lineage_is_walked_by_keys_and_leads_to_the_runs(tab, origin, named)
 
 def test_a_teacher_that_is_gone_stays_in_the_lineage(tab, tmp_path):
     gone = "f" * 32
-    with runs.create("orphan", parent=gone, root=tmp_path):
-        pass
+    with runs.create("orphan", parent=gone, root=tmp_path) as recorder:
+        recorder.log(10, 0, {"loss.train": 0.1, "inference_result.test": 0.9889})
     with kit.dashboard(tmp_path) as address:
         tab.open(f"{address}/lineage")
         tab.wait("document.querySelector('.family .missing')")
         assert "missing teacher" in tab.run("document.querySelector('.family').textContent")
+        assert "inference_result.test 0.9889" in kit.texts(tab, ".family .second")  # whole
         assert tab.run("document.querySelectorAll('.edge').length") == 1
         assert tab.run("document.querySelectorAll('.family a').length") == 1
 

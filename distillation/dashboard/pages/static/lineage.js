@@ -16,7 +16,7 @@ let width = 0;
 const measured = ({ metric: found }) => (found ? `${found.name} ${metric(found.name, found.value)}` : "–");
 
 /** Text that fits: an SVG does not cut it off by itself. */
-const fitting = (text, room) => (text.length * 7 <= room ? text : `${text.slice(0, Math.max(1, Math.floor(room / 7) - 1))}…`);
+const fitting = (text, room, each = 7) => (text.length * each <= room ? text : `${text.slice(0, Math.max(1, Math.floor(room / each) - 1))}…`);
 
 function label(node, teachers, students) {
   const last = node.metric ? `, ${measured(node)}` : "";
@@ -35,7 +35,7 @@ function drawNode(node, [x, y], w, text) {
     svg("circle", { class: "mark", cx: x + 13, cy: y + 16, r: 4 }),
     svg("text", { x: x + 24, y: y + 20 }, fitting(missing ? "missing teacher" : nameOf(node), w - 100)),
     svg("text", { class: "id", x: x + w - 10, y: y + 20, "text-anchor": "end" }, short(node.uuid)),
-    svg("text", { class: "second", x: x + 24, y: y + 37 }, fitting(second, w - 34)),
+    svg("text", { class: "second", x: x + 24, y: y + 37 }, fitting(second, w - 34, 6)),
   ];
   const attributes = { class: node.status, "data-uuid": node.uuid, "aria-label": text };
   return missing
