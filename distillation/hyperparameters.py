@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import Counter
 from typing import Any
 
 import torch
@@ -40,7 +41,9 @@ def take_up(
     """Bring both to where the checkpoint's `state` left them, but for what was given anew.
 
     `given` is `as_given` of both. A schedule of another kind begins where it would stand after
-    `updates` steps. Raises CheckpointError for another kind of optimizer or other groups.
+    `updates` steps; so does one with other values, such as a longer cosine, where torch knows its
+    rate at a step (from the rate that a finished cosine has reached, 0, none would rise again).
+    Raises CheckpointError for another kind of optimizer or other groups.
     """
     before = state["given"]
     (kind, schedule), (kind_before, schedule_before) = given["kinds"], before["kinds"]
@@ -68,9 +71,15 @@ def take_up(
     if schedule is None:
         return
     if same_schedule:
-        scheduler.load_state_dict(
-            merged(state["scheduler"], given["scheduler"], before["scheduler"])
-        )
+        loaded = merged(state["scheduler"], given["scheduler"], before["scheduler"])
+        for name, value in vars(scheduler).items():
+            if isinstance(value, Counter):  # a dict in the file; the closed form wants its methods
+                loaded[name] = Counter(loaded[name])
+        scheduler.load_state_dict(loaded)
+        closed_form = getattr(scheduler, "_get_closed_form_lr", None)
+        if closed_form and not _same(given["scheduler"], before["scheduler"]):
+            for group, rate in zip(optimizer.param_groups, closed_form(), strict=True):
+                group["lr"] = rate
         if hasattr(scheduler, "_last_lr"):
             scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
         return

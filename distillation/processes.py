@@ -39,7 +39,8 @@ class ManyProcesses:
     def _reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         if self.accelerator.num_processes == 1:
             return tensor
-        return self.accelerator.reduce(tensor, reduction="sum")
+        # Sums that come from a checkpoint lie on the CPU, where NCCL cannot add them
+        return self.accelerator.reduce(tensor.to(self.device), reduction="sum")
 
     def _share_buffers(self) -> None:
         """Give every process the first one's buffers, which are those that a checkpoint holds.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import pytest
@@ -18,6 +19,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
+from distillation import runs
 from distillation.errors import CheckpointError
 from distillation.hyperparameters import merged
 
@@ -98,7 +100,17 @@ def test_more_epochs_stretch_the_schedule(tmp_path):
     uuid = train_until_killed(tmp_path, 12, partial(make_engine, scheduler=SCHEDULES["cosine"]))
     rest = resumed_rates(tmp_path, uuid, epochs=4, scheduler=lambda o: CosineAnnealingLR(o, 40))
     assert len(rest) == 28
-    assert min(rest) == rest[-1] > 0
+    expected = [0.05 * (1 + math.cos(math.pi * step / 40)) for step in range(12, 40)]
+    assert rest == pytest.approx(expected)
+
+
+def test_a_cosine_that_has_ended_goes_on_where_a_longer_one_stands(tmp_path):
+    with runs.create("engine", root=tmp_path) as recorder:
+        make_engine(scheduler=SCHEDULES["cosine"], recorder=recorder).fit()
+    uuid = recorder.uuid
+    rest = resumed_rates(tmp_path, uuid, epochs=4, scheduler=lambda o: CosineAnnealingLR(o, 40))
+    expected = [0.05 * (1 + math.cos(math.pi * step / 40)) for step in range(20, 40)]
+    assert rest == pytest.approx(expected)
 
 
 def test_a_schedule_of_another_kind_begins_where_it_would_stand(tmp_path):
