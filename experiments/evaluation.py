@@ -25,7 +25,7 @@ from distillation.frozen_teacher import TeacherSource
 
 class ComputedOnce(TeacherSource):
     """
-    ### A teacher's outputs on images that are never augmented
+    ## A teacher's outputs on images that are never augmented
 
     The teacher does not change, so its outputs on the test images don't either: `source` (the
     teacher, or a table of its outputs) is asked for them all when they are first needed, and they

@@ -16,7 +16,7 @@ ANY_TIME = ("data", "device", "save_seconds", "log_every", "tracker")
 
 def refuse_other_values(run: Run, config: dict[str, Any]) -> None:
     """
-    ### Refuse values that nothing is left to train with
+    ## Refuse values that nothing is left to train with
 
     Raises `ConfigError` for a run that has ended, unless it is to be trained for more epochs.
     """

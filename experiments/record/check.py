@@ -24,7 +24,7 @@ Facts = dict[str, Any]
 
 def check(folder: Path) -> list[str]:
     """
-    ### What differs, a line each; an empty list is a record that holds
+    ## What differs, a line each; an empty list is a record that holds
     """
     file = folder / "record.json"
     if not file.exists():

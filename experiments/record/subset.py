@@ -13,7 +13,7 @@ def write_subset(
     train: ImageSet, test: ImageSet, folder: Path, per_class: tuple[int, int] = (16, 10)
 ) -> None:
     """
-    ### Write the first images of each class as a folder of pictures
+    ## Write the first images of each class as a folder of pictures
 
     `per_class` are the numbers of training and of test images of each class.
     """
