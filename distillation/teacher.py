@@ -17,7 +17,7 @@ from torch import nn
 
 from distillation import references
 from distillation.ensemble import EnsembleTeacher
-from distillation.errors import ConfigError, TeacherError, unknown
+from distillation.errors import ConfigError, DistillationError, TeacherError, unknown
 from distillation.frozen_teacher import FrozenTeacher, TeacherSource, refuse_shared
 from distillation.loans import MODES
 from distillation.references import Reference
@@ -123,6 +123,8 @@ def rebuild(
         facts["select"] = tuple(select) if isinstance(select, list) else select
         members = [_Described(member, again) for member in facts.pop("members")]
         return _ensemble(members, **facts)
+    except DistillationError:  # says itself what is wrong
+        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise TeacherError(f"{description!r} does not describe a teacher: {error}") from error
 

@@ -61,7 +61,7 @@ def _train(root: Path) -> Path:
 
 def _site(tab, out: Path) -> bytes:
     """A page of the annotated site: the step, its formulas beside its code."""
-    annotate([ROOT / "experiments"], out, title="distillation", root=ROOT)
+    annotate([ROOT / "experiments"], out, title="Knowledge distillation", root=ROOT)
     tab.open(f"file://{out}/{PAGE}", width=1280, height=860)
     tab.run(f"document.getElementById('{STEP}').scrollIntoView({{behavior: 'instant'}})")
     return tab.picture()

@@ -183,3 +183,10 @@ def test_other_sources_need_only_an_output_and_a_fingerprint(x):
     source.refuse_student(Net())
     source.release()
     assert source.module is None and source.describe() is None
+
+
+def test_a_damaged_description_is_told_in_words():
+    ensemble = as_teacher([make, make]).describe() | {"weights": ["abc", "def"]}
+    for description in ({"kind": "run", "uuid": 5, "step": None}, ensemble):
+        with pytest.raises(TeacherError, match="does not describe a teacher"):
+            rebuild(description, trust=[make])
