@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -140,7 +141,13 @@ class Carried(nn.Module):
         stored = self._kd.stored()
         losses = tuple(f"{prefix}{name}." for name in (LOSSES, BALANCER))
         if not any(key.startswith(losses) for key in state_dict):
-            # Of a student from before it was converted: its losses start as they are
+            # Of a student from before it was converted
+            kept = [name for name, module in stored if name != TEACHER and module.state_dict()]
+            if kept:
+                warnings.warn(
+                    f"the state dict has nothing for {' and '.join(kept)}, which stay as they are",
+                    stacklevel=2,
+                )
             stored = [(name, module) for name, module in stored if name == TEACHER]
         for name, module in stored:
             start = f"{prefix}{name}."

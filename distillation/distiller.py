@@ -17,11 +17,13 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from distillation.capture import Capture, Record, Tap, purge
 from distillation.criterion import STUDENT, TEACHER, Criterion
-from distillation.errors import ConfigError, unknown
+from distillation.errors import ConfigError, TeacherError, unknown
 from distillation.losses.balancers import STUDENT_LOSS_KEY, DistillationLossBalancer
 from distillation.losses.interface import route
 from distillation.reentry import in_backward, refuse_reentry
@@ -166,7 +168,13 @@ class Distiller:
         return output
 
     def _run_teacher(self, record: Record, args: Any, kwargs: Any, sample: Any, view: Any) -> None:
+        before = _versions(args, kwargs)
         record.add(TEACHER_OUTPUT, self.teacher.run(args, kwargs, sample=sample, view=view))
+        if before != _versions(args, kwargs):
+            raise TeacherError(
+                "the teacher, or what adapts its input, changes the input in place, and the "
+                "student would be given what it leaves there; let it work on a copy, x.clone()"
+            )
         for tap in self._stored:
             record.add(tap, self.teacher.recorded[tap.layer])
 
@@ -312,3 +320,11 @@ class Distiller:
         if self.teacher.module is not None:
             purge(self.teacher.module)
         self.bind()
+
+
+def _versions(args: Any, kwargs: Any) -> list[int]:
+    """How often each tensor among these inputs has been written to; empty while compiling."""
+    if torch.compiler.is_compiling():
+        return []
+    leaves = tree_leaves((args, dict(kwargs)))
+    return [x._version for x in leaves if isinstance(x, Tensor) and not x.is_inference()]

@@ -108,6 +108,7 @@ def merged(saved: Any, now: Any, then: Any) -> Any:
         return new | {
             k: merged(v, now[k], then[k]) if k in now and k in then else now.get(k, v)
             for k, v in saved.items()
+            if k in now or k not in then
         }
     lists = [v for v in (saved, now, then) if isinstance(v, (list, tuple))]
     if len(lists) == 3 and len({len(v) for v in lists}) == 1:

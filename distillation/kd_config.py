@@ -54,7 +54,7 @@ class KDLossConfig:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> KDLossConfig:
         names = [field.name for field in fields(cls)]
-        for key in kwargs:
+        for key in kwargs if cls.__init__ is KDLossConfig.__init__ else ():
             if key not in names:
                 raise ConfigError(unknown("attribute of KDLossConfig:", key, names))
         return super().__new__(cls)

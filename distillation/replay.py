@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from distillation.errors import ConfigError
 from distillation.rng import get_rng_state, set_rng_state
@@ -180,5 +181,6 @@ def groups(replay: Replay, size: int, start: int = 0, limit: int | None = None) 
             group = []
     if group:
         yield Group(group, True)
-    if total == length and not replay.evaluation:
+    samples = isinstance(replay.loader, DataLoader)  # whose own iterator ends with the epoch
+    if samples and total == length and not replay.evaluation:
         next(batches, None)

@@ -201,7 +201,10 @@ def _check_softened(output: Mapping[str, Any], temperature: float, whose: str) -
     beside = next((name for name in ("log_prob", "prob") if name in output), None)
     if logits is None or beside is None or "tempered_logits" in output or temperature == 1:
         return
-    told = output[beside].float()
+    told = output[beside]
+    if not torch.is_tensor(told) or told.shape != logits.shape:
+        return
+    told = told.float()
     told = told if beside == "log_prob" else _log(told)
     for dim in range(logits.dim()):
         divided, bare = (

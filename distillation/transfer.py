@@ -5,7 +5,7 @@ evaluation:
 
 * agreement: the share of images for which student and teacher choose the same class
   (Stanton et al. 2021, "Does Knowledge Distillation Really Work?", section 3);
-* $\operatorname{KL}(p \| q)$ of the teacher's distribution $p$ from the student's $q$, in nats, at
+* $\operatorname{KL}(p \| q)$ with the teacher's distribution $p$ and the student's $q$, in nats, at
   T = 1;
 * the expected calibration error over bins of equal width (Guo et al. 2017, "On Calibration of
   Modern Neural Networks", equation 3);

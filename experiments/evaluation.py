@@ -6,7 +6,7 @@ question, and a better loss on the labels does not answer it
 ([Stanton et al. 2021](https://arxiv.org/abs/2106.05945)). So each evaluation also measures
 
 * the *agreement*: the share of images that student and teacher give the same class,
-* $\operatorname{KL}(p \| q)$ of the teacher's probabilities $p$ from the student's $q$, at $T = 1$,
+* $\operatorname{KL}(p \| q)$ with the teacher's probabilities $p$ and the student's $q$, $T = 1$,
 * the *calibration error*: how far confidence is from accuracy
   ([Guo et al. 2017](https://arxiv.org/abs/1706.04599)), in fifteen bins,
 * which class is taken for which.

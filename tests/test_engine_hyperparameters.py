@@ -113,6 +113,12 @@ def test_a_cosine_that_has_ended_goes_on_where_a_longer_one_stands(tmp_path):
     assert rest == pytest.approx(expected)
 
 
+def test_milestones_that_were_moved_stand_alone(tmp_path):
+    uuid = train_until_killed(tmp_path, 12, partial(make_engine, scheduler=SCHEDULES["steps"]))
+    rest = resumed_rates(tmp_path, uuid, scheduler=lambda o: MultiStepLR(o, [8, 15]))
+    assert rest == pytest.approx([0.01] * 3 + [0.001] * 5)
+
+
 def test_a_schedule_of_another_kind_begins_where_it_would_stand(tmp_path):
     linear = lambda o: LinearLR(o, 1.0, 0.0, total_iters=20)  # noqa: E731
     whole = make_engine(scheduler=linear)

@@ -310,5 +310,15 @@ def test_an_input_that_is_changed_in_place_is_an_error(side):
     options = {"arch_params": {"teacher_input_adapter": lambda x: x.sub_(0.5)}}
     teacher = Conv() if side == "adapter" else Halving()
     net = KDModule(student=Conv(), teacher=teacher, **(options if side == "adapter" else {}))
-    with pytest.raises(TeacherError, match=r"changes its input in place.*x\.clone\(\)"):
+    with pytest.raises(TeacherError, match=r"changes the input in place.*x\.clone\(\)"):
         net(X.clone())
+
+
+def test_a_teacher_may_change_a_copy_of_the_input():
+    class Halving(Conv):
+        def forward(self, x):
+            return super().forward(x.mul_(0.5))
+
+    options = {"teacher_input_adapter": lambda x: x.clone()}
+    net = KDModule(student=Conv(), teacher=Halving(), arch_params=options).eval()
+    assert torch.equal(net(X).student_output, net.student(X))

@@ -158,6 +158,7 @@ class _Site:
         self.files[file.out] = file
 
     def render(self) -> None:
+        reserved = re.findall(r'id="([^"]+)"', _file("page.html").decode())
         for file in self.files.values():
             file.notes = Page(
                 link=lambda href, line, f=file: self.link(f, href, line),
@@ -165,6 +166,7 @@ class _Site:
                 name=lambda text, f=file: self.name(f, text),
                 problem=lambda line, text, f=file: self.problem(f.path, line, text),
                 code=highlight,
+                ids=set(reserved),
             )
             if file.path.suffix == ".ipynb":
                 self.copies[file.out.removesuffix(".html")] = file.path
@@ -251,14 +253,13 @@ class _Site:
 
     def write(self) -> None:
         pages = navigation.pages(self.files, self.title)
-        own = resources.files("distillation.annotate") / "site_files"
-        template = Template((own / "page.html").read_text(encoding="utf-8"))
+        template = Template(_file("page.html").decode())
         written: dict[str, str | bytes] = {}
         for out, parts in pages.items():
             up = "../" * out.count("/")
             written[out] = template.substitute(parts, up=up, own=up + _OWN)
         for name in ("style.css", "site.js", "icon.svg"):
-            written[f"{_OWN}/{name}"] = (own / name).read_bytes()
+            written[f"{_OWN}/{name}"] = _file(name)
         index = [
             [quote(file.out), plain(file.title), *entry]
             for file in self.files.values()
@@ -270,6 +271,10 @@ class _Site:
         for name, source in self.copies.items():
             written[name] = source.read_bytes()
         _write(self.out, written)
+
+
+def _file(name: str) -> bytes:
+    return (resources.files("distillation.annotate") / "site_files" / name).read_bytes()
 
 
 def _write(out: Path, written: dict[str, str | bytes]) -> None:

@@ -158,6 +158,7 @@ class Cache:
 
     @contextmanager
     def locked(self):
+        """Keep other processes out of this cache; for one that must not do something twice."""
         with self._explained():
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / ".lock")

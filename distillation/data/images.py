@@ -84,7 +84,7 @@ class ImageSet:
         labels, classes = labels.contiguous(), tuple(classes)
         if mean is None or std is None:
             own = channel_statistics(images)
-            mean, std = (given or found for given, found in zip((mean, std), own, strict=True))
+            mean, std = (own[0] if mean is None else mean), (own[1] if std is None else std)
         return cls(images, labels, classes, content_fingerprint(images, labels, classes), mean, std)
 
     def __len__(self) -> int:

@@ -66,21 +66,22 @@ class EpochLoader(ABC):
             )
         self._length, self.batch_size, self.shuffle, self.seed = length, batch_size, shuffle, seed
         self.drop_last = drop_last
-        self._take_share(rank, world_size)
+        self._take_share(rank, world_size, self.shuffle)
         self.device = self._order_device = torch.device(device)
         self.epoch = 0
         self._order: tuple[int, Tensor] | None = None
 
-    def part(self, rank: int, world_size: int) -> EpochLoader:
+    def part(self, rank: int, world_size: int, training: bool | None = None) -> EpochLoader:
         """The same loader for one of several processes; what is in memory is shared.
 
-        Raises `ConfigError` as the constructor does.
+        In `training` (None: where it shuffles) every process needs samples of each batch. Raises
+        `ConfigError` as the constructor does.
         """
         loader = copy.copy(self)
-        loader._take_share(rank, world_size)
+        loader._take_share(rank, world_size, self.shuffle if training is None else training)
         return loader
 
-    def _take_share(self, rank: int, world_size: int) -> None:
+    def _take_share(self, rank: int, world_size: int, training: bool) -> None:
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank={rank} of world_size={world_size}: take 0 … {world_size - 1}")
         if self.batch_size < world_size:
@@ -89,7 +90,7 @@ class EpochLoader(ABC):
                 "together: every process needs at least one sample of it"
             )
         tail = 0 if self.drop_last else self._length % self.batch_size
-        if self.shuffle and 0 < tail < world_size:
+        if training and 0 < tail < world_size:  # the loss of no samples is NaN
             raise ConfigError(
                 f"the last batch has {tail} of {self._length} samples for {world_size} processes; "
                 "take drop_last=True or another batch_size"

@@ -187,10 +187,13 @@ class UncertaintyLossBalancer(DistillationLossBalancer):
 
         They are scalars beside losses that half precision cannot hold, and move in small steps.
         """
-        super()._apply(fn, recurse)
-        if self.log_variances.dtype in (torch.float16, torch.bfloat16):
-            self.log_variances.data = self.log_variances.data.float()
-        return self
+
+        def kept(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            half = moved.dtype in (torch.float16, torch.bfloat16)
+            return tensor.to(moved.device) if half else moved
+
+        return super()._apply(kept, recurse)
 
     def weights(self) -> Tensor:
         r"""$e^{-s_i}$, detached: distillation losses in order, then the student's."""

@@ -51,7 +51,7 @@ def kl_divergence(
     dim: int = -1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""What KL means here: $T^2 \cdot \operatorname{KL}(p \| q)$, of the teacher from the student.
+    r"""What KL means here: $T^2 \cdot \operatorname{KL}(p \| q)$, teacher ‖ student.
 
     $$T^2 \sum_c p_c (\log p_c - \log q_c)$$
 

@@ -91,19 +91,22 @@ def accepts(loss: nn.Module | Callable[..., Any]) -> frozenset[str]:
 
     A loss with `**kwargs` takes all: `name in accepts(loss)` is then true for every name.
     `LogitsDistillationLoss()` takes `mask`, and `target` only when it has an `ignore_index`.
-
-    Raises:
-        ConfigError: a loss of torch whose `target` is no label: it would be given labels.
     """
     loss = getattr(loss, "_orig_mod", loss)  # torch.compile's wrapper hides the signature
-    if isinstance(loss, _OF_PAIRS):
-        raise ConfigError(
-            f"nn.{type(loss).__name__} wants a target of 1 or -1, and would be given labels; use "
-            "distillation.losses.CosineLoss, or a module of your own that calls it."
-        )
     if isinstance(loss, DistillationLoss):
         return loss.keywords()
     return keywords_of(loss.forward if isinstance(loss, nn.Module) else loss)
+
+
+def refuse_target_of_pairs(loss: nn.Module | Callable[..., Any]) -> None:
+    """Raise `ConfigError` for a loss of torch that would take labels for something else."""
+    loss = getattr(loss, "_orig_mod", loss)
+    for kind in _OF_PAIRS:
+        if isinstance(loss, kind) and type(loss).forward is kind.forward:
+            raise ConfigError(
+                f"nn.{kind.__name__} wants a target of 1 or -1, and would be given labels; use "
+                "distillation.losses.CosineLoss, or a module of your own that calls it."
+            )
 
 
 def route(losses: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from distillation.errors import ConfigError, ShapeError
 from distillation.losses.checks import check_number, check_temperature
-from distillation.losses.interface import Remembers, accepts, route
+from distillation.losses.interface import Remembers, accepts, refuse_target_of_pairs, route
 from distillation.losses.logits import LogitsDistillationLoss
 
 
@@ -56,7 +56,7 @@ class KDLogitsLoss(Remembers):
             )
         self.task_loss_fn = _check_callable("task_loss_fn", task_loss_fn)
         self.distillation_loss_fn = _check_callable("distillation_loss_fn", distillation_loss_fn)
-        accepts(self.distillation_loss_fn)  # refuses what cannot be one
+        refuse_target_of_pairs(self.distillation_loss_fn)
         self.distillation_loss_coeff = check_number(
             "distillation_loss_coeff", distillation_loss_coeff, high=1.0
         )

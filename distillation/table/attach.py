@@ -238,7 +238,7 @@ def with_tables(
             "folder"
         )
     for name, loader in ({} if is_online(teacher_table) else loaders).items():
-        if isinstance(loader, EpochLoader) and not has_keys(loader):
+        if isinstance(loader, EpochLoader) and getattr(loader, "keys", True) is False:
             raise ConfigError(
                 f"teacher_table asks by the keys of each batch, and the {name} loader was made "
                 "with keys=False; leave that out"

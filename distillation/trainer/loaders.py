@@ -61,16 +61,9 @@ def share(
 
 
 def _part_of(loader: EpochLoader, processes: int, rank: int, training: bool) -> EpochLoader:
-    samples = loader.samples_per_epoch
-    if not training and samples < processes:
+    if not training and loader.samples_per_epoch < processes:
         return loader.part(0, 1)
-    last = samples % loader.batch_size
-    if training and 0 < last < processes:  # the loss of no samples is NaN
-        raise ConfigError(
-            f"the last training batch has {last} of {samples} samples for {processes} processes; "
-            "take drop_last=True or another batch_size"
-        )
-    return loader.part(rank, processes)
+    return loader.part(rank, processes, training)
 
 
 def is_share(loader: Iterable) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 from distillation.errors import ConfigError, ShapeError
 from distillation.frozen_teacher import FrozenTeacher
 from distillation.kd_module import KDModule, KDOutput, takes_keys
-from distillation.losses.interface import accepts
+from distillation.losses.interface import accepts, refuse_target_of_pairs
 from distillation.table_option import is_online, table_sources, teacher_layers
 from distillation.trainer.batches import Parts, plain_output
 from distillation.trainer.criteria import LossCall, check_takes_pairs, make_loss, single
@@ -172,6 +172,8 @@ class KDTask(Task):
             check_takes_pairs(self.criterion)
         else:
             core = net.distiller
+            for loss in core.loss_modules:
+                refuse_target_of_pairs(loss)
             self._names = [f"{self.loss_call.title}/{name}" for name in core.loss_names]
             taken = set().union(*(set(_accepted(loss)) for loss in core.loss_modules))
             self._keywords = taken & {"target", "epoch"}

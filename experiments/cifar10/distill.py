@@ -23,8 +23,8 @@ The large model's probabilities are the softmax of its logits $v_i$,
 
 $$p_i = \frac{\exp(v_i)}{\sum_j \exp(v_j)}$$
 
-These are the *soft targets*: the small model is trained to minimize the KL divergence of its own
-probabilities $q_i$ from them.
+These are the *soft targets*: the small model is trained to minimize the KL divergence between them
+and its own probabilities $q_i$.
 
 The probabilities of incorrect classes are often so small that they hardly count in the loss. So
 both are softened with a temperature $T$; the higher it is, the softer the probabilities:

@@ -80,6 +80,13 @@ def test_names_link_to_their_definitions_on_other_pages(write):
     assert 'id="L2"' in target
 
 
+def test_a_heading_takes_no_id_of_the_pages_own(write):
+    root = write({"exp/a.py": '"""\n# A\n\n## Page content\n\n## Page search\n"""\n'})
+    annotate([root / "exp"], root / "site")
+    ids = re.findall(r' id="([^"]+)"', (root / "site/exp/a.html").read_text())
+    assert len(ids) == len(set(ids)) and "page-content-1" in ids
+
+
 def test_links_are_checked_with_file_and_line(write):
     root = write(
         {

@@ -263,8 +263,10 @@ class TestScheduled:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_learned_weights_stay_in_float32_in_a_model_of_half_precision(dtype):
+    balancer = UncertaintyLossBalancer(1, initial_log_variance=0.1234567)
+    before = balancer.log_variances.clone()
+    assert torch.equal(balancer.to(dtype).log_variances, before)
     balancer = UncertaintyLossBalancer(1).to(dtype)
-    assert balancer.log_variances.dtype == torch.float32
     large = {"kd_0": torch.tensor(70_000.0), STUDENT_LOSS_KEY: torch.tensor(1.003)}
     assert balancer(large).item() == pytest.approx(70_001.003)
 

@@ -45,6 +45,12 @@ def test_an_evaluation_may_end_with_a_batch_too_small_for_all_processes():
     assert samples_of(second) == [[2, 3], [4]]
 
 
+def test_a_shuffled_evaluation_may_do_so_too():
+    first, second = parts(loader_of(5, shuffle=True), training=False)
+    shown = [n for part in (first, second) for batch in samples_of(part) for n in batch]
+    assert sorted(shown) == list(range(5))
+
+
 def test_a_batch_size_below_the_number_of_processes_is_refused():
     with pytest.raises(ConfigError, match="batch of all 2 processes"):
         parts(loader_of(5, 1, shuffle=False), training=False)
