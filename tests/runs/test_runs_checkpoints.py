@@ -11,18 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from kills import die_at
+from runs_kit import save
 
 from distillation import runs
 from distillation.errors import CheckpointError, ConfigError, RunError
 
 FORK = multiprocessing.get_context("fork")
-
-
-def save(recorder: runs.Recorder, step: int, best: bool = False) -> None:
-    weights = {"model": {"w": torch.full((500,), float(step))}}
-    recorder.save_checkpoint(step, weights, {"step": step}, {"epoch": 0}, best=best)
 
 
 def test_the_last_and_the_best_checkpoint_stay(tmp_path):

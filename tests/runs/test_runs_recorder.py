@@ -13,18 +13,13 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
+from runs_kit import save
 
 from distillation import runs
 from distillation.errors import ConfigError, RunError
 from distillation.runs import metrics
 
 FORK = multiprocessing.get_context("fork")
-
-
-def save(recorder: runs.Recorder, step: int, best: bool = False) -> None:
-    weights = {"model": {"w": torch.full((500,), float(step))}}
-    recorder.save_checkpoint(step, weights, {"step": step}, {"epoch": 0}, best=best)
 
 
 # Status
