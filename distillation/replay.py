@@ -181,6 +181,6 @@ def groups(replay: Replay, size: int, start: int = 0, limit: int | None = None) 
             group = []
     if group:
         yield Group(group, True)
-    samples = isinstance(replay.loader, DataLoader)  # whose own iterator ends with the epoch
-    if samples and total == length and not replay.evaluation:
+    whole = total == length and not replay.evaluation
+    if whole and isinstance(replay.loader, DataLoader):  # its iterator ends with the epoch
         next(batches, None)
