@@ -236,6 +236,8 @@ def _common_start(lanes: Mapping[str, Lane]) -> tuple[int, int]:
     places = {name: lane.load(max(common)) for name, lane in lanes.items()}
     if len(set(places.values())) > 1:
         raise CheckpointError(f"the students' checkpoints are of different batches: {places}")
+    for lane in lanes.values():  # no run goes back before all can
+        lane.recorder.rewind(max(common))
     return next(iter(places.values()))
 
 

@@ -182,10 +182,11 @@ class Lane:
         self.recorder.save_checkpoint(self.samples, weights, state)
 
     def load(self, step: int) -> tuple[int, int]:
-        """Go back to the checkpoint at `step`; returns the epoch and batch to go on with.
+        """Take up the checkpoint at `step`; returns the epoch and batch to go on with.
 
-        Hyper-parameters that were given anew win over those in it. Raises `CheckpointError` for
-        weights that do not fit, and for another kind of optimizer.
+        The run itself still has to go back to it. Hyper-parameters that were given anew win over
+        those in it. Raises `CheckpointError` for weights that do not fit, and for another kind of
+        optimizer.
         """
         checkpoint = self.recorder.load_checkpoint(step)
         load_strict(self.model, checkpoint.weights["model"], what=f"run {self.run_uuid[:8]}")
@@ -196,5 +197,4 @@ class Lane:
         take_up(self.optimizer, self.scheduler, state, self._given, self.updates)
         self.meters.load_state_dict(state["meters"])
         self.rows, self.rng, self.samples = list(state["rows"]), state["rng"], step
-        self.recorder.rewind(step)
         return state["epoch"], state["batch"]

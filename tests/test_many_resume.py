@@ -146,3 +146,23 @@ def test_resume_refuses_another_teacher_and_runs_without_a_common_checkpoint(tmp
     shutil.rmtree(runs.find(uuids["b"], tmp_path).path / "checkpoints" / "200")
     with pytest.raises(CheckpointError, match=r"no checkpoint in common \(a: .*200\]; b: \[.*\]\)"):
         distill_many(students, make_teacher(), make_loader(), **options)
+
+
+def test_a_refused_resume_leaves_all_runs_as_they_were(tmp_path):
+    students = {"a": make_student(), "b": make_student(seed=1)}
+    results = distill_many(students, make_teacher(), make_loader(), epochs=1, root=tmp_path)
+    uuids = {name: result.run_uuid for name, result in results.items()}
+    before = {name: files_of(runs.find(uuid, tmp_path)) for name, uuid in uuids.items()}
+    students["b"].optimizer = torch.optim.AdamW  # refused after the run of "a" was accepted
+    with pytest.raises(CheckpointError, match="cannot go on with AdamW"):
+        distill_many(students, make_teacher(), make_loader(), epochs=2, root=tmp_path, resume=uuids)
+    after = {name: files_of(runs.find(uuid, tmp_path)) for name, uuid in uuids.items()}
+    assert after == before
+
+
+def files_of(run):
+    return {
+        file.relative_to(run.path): file.read_bytes()
+        for file in run.path.rglob("*")
+        if file.is_file()
+    }

@@ -34,6 +34,7 @@ class Recorder:
             recorder.log(step, epoch, {"loss.train": 0.3})
 
     On exit the run is `completed`, `interrupted` after Ctrl-C, `crashed` after another exception.
+    A resumption that this library refuses before anything was written leaves the run as it was.
     Until then this process holds the run's lock; if it is killed, the run reads `interrupted`.
     Safe to use from several threads; in a training of several processes only the first has one.
     `listeners` are called with each row that is logged, as a reader of metrics.jsonl will see it.
@@ -42,7 +43,8 @@ class Recorder:
     def __init__(self, path: Path, info: dict, held, before: dict | None = None) -> None:
         self.path = path
         self._info, self._before = info, before
-        self._lock = held
+        self._config_before: bytes | None = None
+        self._lock, self._written = held, False
         self._guard = threading.RLock()
         self._metrics = metrics.MetricsFile(path / METRICS)
         self.listeners: list[Callable[[dict], None]] = []
@@ -90,6 +92,7 @@ class Recorder:
         with self._guard:
             self._must_be_open()
             row = self._metrics.append(step, epoch, values)
+            self._written = True
             self._summary.update((k, v) for k, v in row.items() if k not in metrics.KEYS)
             if self._failure is not None:
                 self._failure = None
@@ -153,7 +156,10 @@ class Recorder:
         with self._guard:
             self._must_be_open()
             now, before = files.jsonable(dict(config), "config"), Run.read(self.path).config
-            files.atomic_json(self.path / CONFIG, now)
+            file = self.path / CONFIG
+            if self._config_before is None and file.exists():
+                self._config_before = file.read_bytes()
+            files.atomic_json(file, now)
             again, changed = self._info.get("resumed"), changes(before, now)
             if again and changed:
                 self._write_info(resumed=[*again[:-1], {**again[-1], "changed": changed}])
@@ -186,6 +192,7 @@ class Recorder:
             raise ConfigError(f"step must be a number of samples, not {step}")
         with self._guard:
             self._must_be_open()
+            self._written = True
             self._metrics.sync()
             write_checkpoint(self.path / CHECKPOINTS / str(step), weights, state, info)
             fields: dict = {"summary": dict(self._summary)}
@@ -212,6 +219,7 @@ class Recorder:
         """
         with self._guard:
             self._must_be_open()
+            self._written = True
             rows = self._metrics.rewind(step, drop)
             self._summary = metrics.last_values(rows)
             for later in steps(self.path):
@@ -249,10 +257,12 @@ class Recorder:
                 self._let_go()
 
     def withdraw(self) -> None:
-        """End a resumption that came to nothing: run.json is again what it was before."""
+        """End a resumption that came to nothing: run.json and config.json are as before it."""
         with self._guard:
             try:
                 if self._before is not None:
+                    if self._config_before is not None:
+                        files.atomic_write(self.path / CONFIG, self._config_before)
                     files.atomic_json(self.path / RUN, self._before)
                     self._info = self._before
             finally:
@@ -278,8 +288,14 @@ class Recorder:
             self.finish("completed")
         elif issubclass(kind, KeyboardInterrupt):
             self.finish("interrupted")
+        elif self.open and self._refused(error):
+            self.withdraw()
         else:
             self.finish("crashed", f"{kind.__name__}: {error}")
+
+    def _refused(self, error: BaseException | None) -> bool:
+        resumed = self._before is not None
+        return resumed and not self._written and isinstance(error, DistillationError)
 
     def _must_be_open(self) -> None:
         if not self.open:

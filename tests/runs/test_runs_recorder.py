@@ -108,6 +108,31 @@ def test_a_resumption_that_is_withdrawn_leaves_no_trace(tmp_path):
     runs.resume(recorder.uuid, tmp_path).finish()  # nobody holds it
 
 
+def test_a_refused_resumption_leaves_the_run_as_it_was(tmp_path):
+    with runs.create("digits", config={"epochs": 1}, root=tmp_path) as recorder:
+        pass
+    before = runs.find(recorder.uuid, tmp_path)
+    expected = (before.info, before.config, before.status)
+    with pytest.raises(ConfigError), runs.resume(recorder.uuid, tmp_path) as again:
+        again.set_config({"epochs": 2})
+        again.update(comment="longer")
+        raise ConfigError("refused")
+    after = runs.find(recorder.uuid, tmp_path)
+    assert (after.info, after.config, after.status) == expected
+
+
+@pytest.mark.parametrize("error", [ConfigError, ValueError])
+def test_a_resumed_run_that_fails_at_work_is_crashed(tmp_path, error):
+    with runs.create("digits", root=tmp_path) as recorder:
+        pass
+    with pytest.raises(error), runs.resume(recorder.uuid, tmp_path) as again:
+        if error is ConfigError:  # refused too late: there is something new in the run
+            again.log(1, 0, {"loss.train": 1.0})
+        raise error("failed")
+    run = runs.find(recorder.uuid, tmp_path)
+    assert (run.status, run.info["error"]) == ("crashed", f"{error.__name__}: failed")
+
+
 def test_a_killed_run_reads_as_interrupted_and_can_be_resumed(tmp_path):
     process, uuid = started(_record_and_wait, tmp_path)
     run = runs.find(uuid, tmp_path)

@@ -203,8 +203,11 @@ def test_other_losses_on_resume_are_told(tmp_path):
             return torch.nn.functional.cross_entropy(output, target) * self.scale
 
     stopped(tmp_path, 2)
+    (before,) = runs.list(tmp_path)
     with pytest.raises(CheckpointError, match="does not fit"):
         trained(tmp_path, max_epochs=4, resume=True, loss=Scaled())
+    (after,) = runs.list(tmp_path)  # it can be resumed as if this had not been tried
+    assert (after.info, after.config, rows(after)) == (before.info, before.config, rows(before))
 
 
 @pytest.mark.parametrize("by", ["run", "file"])
