@@ -16,6 +16,7 @@ from experiments.record.protocol import (
     PUBLISHED,
     SEARCHES,
     TARGETS,
+    TUTORIAL,
     Scale,
 )
 from experiments.record.results import classes, right
@@ -71,15 +72,38 @@ def summary(place: str, protocol: Facts, found: dict[str, Facts]) -> str:
         [
             table(found),
             "",
+            *_short_margins(protocol, found),
             f"![test accuracy after each epoch]({place}/figures/curves.png)",
             "",
             f"Last epoch, all {protocol['data']['test']:,} test images{_images(protocol)}; no "
-            "student is chosen on them; ± is the standard deviation over the seeds. "
+            f"student is chosen on them; ± is the standard deviation over the seeds. {TUTORIAL} "
             f"[The record]({place}/README.md) has the margin with its tests, the search, what was "
             "transferred, every run and its command; "
             f"`python -m experiments.record --check {place}` computes all of it again.",
         ]
     )
+
+
+def _short_margins(protocol: Facts, found: dict[str, Facts]) -> list[str]:
+    """What the distilled student has over the plain ones, in a sentence and an empty line"""
+    said = []
+    for other in ("small", "all_views"):
+        result = paired(protocol, found, "distilled", other)
+        if result is not None:
+            error = result.over_seeds.error
+            spread_ = "" if error is None else f" ± {100 * error:.2f}"
+            p = "" if result.p_seeds is None else f", p = {_p(result.p_seeds)}".replace("= <", "< ")
+            said.append(
+                f"**{100 * result.over_seeds.mean:+.2f}**{spread_} points over “{GROUPS[other]}”"
+                f" ({result.over_seeds.n} seeds{p})"
+            )
+    if not said:
+        return []
+    return [
+        f"The distilled student has {' and '.join(said)}: mean difference ± its standard error "
+        "over the seeds, paired t-test.",
+        "",
+    ]
 
 
 def _row(group: str, found: dict[str, Facts], published: str) -> str:
@@ -118,7 +142,7 @@ def _introduction(protocol: Facts, found: dict[str, Facts]) -> str:
         "images. Plain and distilled students see the same "
         f"{scale['views']} views of each image, so that the teacher is asked once for each; a "
         "control sees all views there are. All seeds have one teacher and one choice of views: "
-        "what other teachers would do, the spread does not say.",
+        f"what other teachers would do, the spread does not say. {TUTORIAL}",
         EARLIER,
     ]
     missing = [

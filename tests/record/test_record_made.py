@@ -169,6 +169,14 @@ def test_table_and_figure_go_between_the_marks_of_the_front_page(made, front):
     assert differences(made, front) == []
 
 
+def test_the_front_page_tells_the_margin_over_the_plain_students(made, front):
+    found = read(made)
+    over = [found[f"distilled_{s}"]["accuracy"] - found[f"small_{s}"]["accuracy"] for s in (0, 1)]
+    publish(made, front)
+    mean, error = 50 * sum(over), 50 * abs(over[0] - over[1])
+    assert f"**{mean:+.2f}** ± {error:.2f} points over “Small, alone” (2 seeds" in front.read_text()
+
+
 def test_a_figure_of_the_front_page_that_differs_is_noticed(made, front):
     publish(made, front)
     front.write_text(front.read_text().replace("| Small, alone | 437,034", "| Small, alone | 4"))
