@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._dynamo.exc import InvalidBackend, TorchDynamoException
 
 from distillation.errors import ConfigError, unknown
 
@@ -34,6 +33,9 @@ class WithFallback:
     """
 
     def __init__(self, function: Callable[..., Any], **options: Any):
+        # Only here: to import it takes as long as all the rest of torch
+        from torch._dynamo.exc import InvalidBackend
+
         check_options(options)
         self.function = function
         self._compiled: Any = None
@@ -50,7 +52,7 @@ class WithFallback:
             return self.function(*args, **kwargs)
         try:
             return self._compiled(*args, **kwargs)
-        except TorchDynamoException as error:
+        except torch._dynamo.exc.TorchDynamoException as error:
             self._give_up(error)
             return self.function(*args, **kwargs)
 

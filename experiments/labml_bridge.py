@@ -11,11 +11,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # labml opens a browser and a network connection when this is set by another project
 os.environ.pop("LABML_APP_URL", None)
 
+import yaml
 from labml import experiment, lab
+from labml.internal import util
 from labml.internal.computer import configs as computer_configs
 from labml.internal.configs.config_item import ConfigItem
 from labml.internal.logger import logger_singleton
@@ -28,10 +31,17 @@ class _NoComputer:
         """Nothing is noted in the home folder."""
 
 
+def _yaml(value: Any) -> str:
+    """As labml writes YAML, in C: it writes all values again whenever one is computed"""
+    dumper = yaml.CDumper if yaml.__with_libyaml__ else yaml.Dumper
+    return yaml.dump(value, Dumper=dumper, default_flow_style=False)
+
+
 def _quiet() -> None:
     """labml's lines and colours are not shown, and nothing is noted in the home folder"""
     logger_singleton()._Logger__destinations = []
     computer_configs.computer_singleton = _NoComputer
+    util.yaml_dump = _yaml
 
 
 @contextmanager

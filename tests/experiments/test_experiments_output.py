@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from experiment_case import CHECKOUT, wait_for
 
 from distillation import runs
@@ -64,6 +65,15 @@ def test_nothing_is_written_outside_the_store(piped):
     _, folder = piped
     assert list((folder / "home").rglob("*")) == []
     assert sorted(p.name for p in folder.iterdir()) == ["home", "logs"]
+
+
+def test_labmls_own_record_of_the_configuration_holds_what_ours_does(piped):
+    done, folder = piped
+    run = runs.find(done.stdout.split()[-1], root=folder / "logs")
+    labmls = yaml.safe_load((run.path / "configs.yaml").read_text())
+    given = {k: v["value"] for k, v in labmls.items() if v["is_explicitly_specified"]}
+    assert {"epochs": 2, "device": "cpu"}.items() <= given.items()
+    assert given.items() <= run.config.items()
 
 
 def test_no_file_of_the_run_holds_an_escape_code_or_the_address_of_this_machine(piped):
