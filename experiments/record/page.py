@@ -137,12 +137,13 @@ def _introduction(protocol: Facts, found: dict[str, Facts]) -> str:
         f"{data['train']:,} training images, {data['test']:,} test images{_images(protocol)}. "
         "Accuracies are of the last epoch, on all test images. ± is the standard deviation over "
         f"the seeds. Hyper-parameters were chosen on {scale['holdout']:,} held out training images "
-        f"([the search](#the-search)), with {scale['trials']} trials for the plain student and "
-        f"{scale['trials']} for the distilled one; the models were then trained on all training "
-        "images. Plain and distilled students see the same "
-        f"{scale['views']} views of each image, so that the teacher is asked once for each; a "
-        "control sees all views there are. All seeds have one teacher and one choice of views: "
-        f"what other teachers would do, the spread does not say. {TUTORIAL}",
+        f"([the search](#the-search)), with {scale['trials']} trials of the plain student, which "
+        f"chose the optimizer of all students, and {scale['trials']} of the distilled one, which "
+        "chose its temperature and weights; the models were then trained on all training images. "
+        f"Plain and distilled students see the same {scale['views']} views of each image, so that "
+        "the teacher is asked once for each; a control sees all views there are. All seeds have "
+        "one teacher and one choice of views: what other teachers would do, the spread does not "
+        f"say. {TUTORIAL}",
         EARLIER,
     ]
     missing = [

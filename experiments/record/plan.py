@@ -12,6 +12,7 @@ from typing import Any
 from distillation.models import get
 from distillation.models.facts import model_facts
 from experiments.record.protocol import (
+    BASES,
     SEARCHES,
     TRIALS,
     Part,
@@ -23,6 +24,8 @@ from experiments.record.protocol import (
 )
 
 Facts = dict[str, Any]
+# What each search has found; `None` as long as it has not ended
+Choices = dict[str, Facts | None]
 
 
 def members(found: Mapping[str, Facts], group: str) -> list[Facts]:
@@ -47,7 +50,11 @@ def plan(scale: Scale, found: Mapping[str, Facts]) -> list[Part]:
 
     `found` are the recorded runs by key.
     """
-    return _parts(scale, {group: _choice(scale, found, group) for group in SEARCHES})
+    choices: Choices = {}
+    for group in SEARCHES:
+        base, own = choices.get(BASES.get(group, ""), {}), _choice(scale, found, group)
+        choices[group] = None if base is None or own is None else {**base, **own}
+    return _parts(scale, choices)
 
 
 def sizes(scale: Scale) -> Counter[str]:
@@ -57,23 +64,26 @@ def sizes(scale: Scale) -> Counter[str]:
     return Counter(part.group for part in _parts(scale, {group: {} for group in SEARCHES}))
 
 
-def _parts(scale: Scale, choices: Mapping[str, Mapping[str, Any] | None]) -> list[Part]:
+def _parts(scale: Scale, choices: Choices) -> list[Part]:
     parts = searches(scale, "large")
     if choices["large"] is not None:
         # The teacher comes before its students
         parts.append(large(scale, choices["large"]))
-        parts += _searched(scale, "distilled", choices)
-    parts += _searched(scale, "small", choices)
+    parts += _searched(scale, "small", choices["small"])
+    if choices["large"] is not None and choices["small"] is not None:
+        parts += _searched(scale, "distilled", choices["distilled"], choices["small"])
     return parts + controls(scale, choices, cost_ratio())
 
 
-def _searched(scale: Scale, group: str, choices: Mapping[str, Any]) -> list[Part]:
+def _searched(
+    scale: Scale, group: str, choice: Facts | None, base: Facts | None = None
+) -> list[Part]:
     """A search, then the students of what it chose"""
-    choice = choices[group]
-    return searches(scale, group) + ([] if choice is None else students(scale, group, choice))
+    found = [] if choice is None else students(scale, group, choice)
+    return searches(scale, group, base) + found
 
 
-def _choice(scale: Scale, found: Mapping[str, Facts], group: str) -> Mapping[str, Any] | None:
+def _choice(scale: Scale, found: Mapping[str, Facts], group: str) -> Facts | None:
     """What the group's search has chosen, or `None` as long as a trial is missing"""
     trials = members(found, SEARCHES[group])
     missing = len(trials) < len(TRIALS[group][: scale.trials])

@@ -18,12 +18,13 @@ from experiments.record.protocol import (
 from experiments.record.training import configuration
 
 CHOSEN = {group: trials[0] for group, trials in TRIALS.items()}
+CHOSEN["distilled"] = CHOSEN["small"] | CHOSEN["distilled"]
 
 
 def all_parts(scale):
     parts = [large(scale, CHOSEN["large"])]
     for group in CHOSEN:
-        parts += searches(scale, group)
+        parts += searches(scale, group, CHOSEN["small"] if group == "distilled" else None)
     for group in ("small", "distilled"):
         parts += students(scale, group, CHOSEN[group])
     return parts + controls(scale, CHOSEN, 8.0)
@@ -33,13 +34,12 @@ def test_plain_and_distilled_students_get_as_many_trials():
     assert len(TRIALS["small"]) == len(TRIALS["distilled"]) == FULL.trials
 
 
-def test_students_differ_in_nothing_but_teacher_and_what_was_searched_for():
+def test_students_differ_in_nothing_but_the_loss():
     plain = [configuration(part) for part in students(FULL, "small", CHOSEN["small"])]
     distilled = [configuration(part) for part in students(FULL, "distilled", CHOSEN["distilled"])]
-    searched = set(CHOSEN["small"]) | set(CHOSEN["distilled"])
     for one, other in zip(plain, distilled, strict=True):
         # What a student without a teacher knows nothing of, and how the same model is built
-        shared = (one.keys() & other.keys()) - searched - {"model", "loss", "loss_func"}
+        shared = (one.keys() & other.keys()) - {"model", "loss", "loss_func"}
         assert {k: one[k] for k in shared} == {k: other[k] for k in shared}
 
 
@@ -70,23 +70,40 @@ def test_students_alone_are_also_trained_with_every_view():
     assert {k for k in all_views if all_views[k] != longer[k]} == {"epochs"}
 
 
-def test_a_part_waits_for_the_search_that_chooses_its_values():
-    assert {p.group for p in plan(FULL, {})} == {*("search_large", "search_small", "untrained")}
-    trials = {
-        f"search_small_{i}": {
-            "key": f"search_small_{i}",
-            "group": "search_small",
+def trials(group):
+    """A search that has ended; its second trial was the best."""
+    return {
+        f"search_{group}_{i}": {
+            "key": f"search_{group}_{i}",
+            "group": f"search_{group}",
             "seed": 0,
-            "tried": dict(TRIALS["small"][i - 1]),
+            "tried": dict(TRIALS[group][i - 1]),
             "accuracy_valid": accuracy,
         }
         for i, accuracy in ((1, 0.7), (2, 0.9), (3, 0.8))
     }
-    known = {p.key: p for p in plan(FULL, trials)}
+
+
+def test_a_part_waits_for_the_search_that_chooses_its_values():
+    assert {p.group for p in plan(FULL, {})} == {*("search_large", "search_small", "untrained")}
+    known = {p.key: p for p in plan(FULL, trials("small"))}
     for key in ("small_2", "all_views_1", "smoothing", "longer"):
         assert TRIALS["small"][1].items() <= known[key].values.items()
     # What learns from the large model waits for its search, too
     assert not {"distilled_0", "search_distilled_1", "labml", "from_untrained"} & known.keys()
+
+
+def test_the_distilled_student_has_the_plain_ones_optimizer_and_its_own_loss():
+    large, small, own = trials("large"), trials("small"), trials("distilled")
+    assert "search_distilled_1" not in {p.key for p in plan(FULL, large)}
+    known = {p.key: p for p in plan(FULL, large | small)}
+    for i, trial in enumerate(TRIALS["distilled"], 1):
+        wanted = TRIALS["small"][1] | trial
+        assert wanted.items() <= known[f"search_distilled_{i}"].values.items()
+    known = {p.key: p for p in plan(FULL, large | small | own)}
+    for key in ("distilled_0", "from_untrained"):
+        wanted = TRIALS["small"][1] | TRIALS["distilled"][1]
+        assert wanted.items() <= known[key].values.items()
 
 
 def test_sizes_count_every_part():
