@@ -145,9 +145,11 @@ def distill_many(
                 lane.record(name, source, experiment, root, (resume or {}).get(name), shape)
         epoch, batch = 0, 0
         if resume:
-            epoch, batch = _common_start(lanes)
-            for lane in lanes.values():  # whatever could be refused has been accepted
+            epoch, batch, step = _common_start(lanes)
+            for lane in lanes.values():
                 lane.recorder.set_config(lane.config)
+            for lane in lanes.values():  # no run goes back before all can go on
+                lane.recorder.rewind(step)
         with StopSignals() as signals:
             _train(lanes, shared, loader, epochs, epoch, batch, validation, save_seconds, signals)
         return {
@@ -222,23 +224,19 @@ def _train(lanes, shared, loader, epochs, epoch, start, validation, save_seconds
             raise KeyboardInterrupt
 
 
-def _common_start(lanes: Mapping[str, Lane]) -> tuple[int, int]:
-    """Load the last checkpoint that all students have."""
+def _common_start(lanes: Mapping[str, Lane]) -> tuple[int, int, int | None]:
+    """Load the last checkpoint that all students have; returns its epoch, batch and step."""
     present = {name: set(lane.recorder.run.checkpoints) for name, lane in lanes.items()}
     common = set.intersection(*present.values())
     if not common:
         if not any(present.values()):  # killed before the first checkpoint: from the start
-            for lane in lanes.values():
-                lane.recorder.rewind(None)
-            return 0, 0
+            return 0, 0, None
         listed = "; ".join(f"{name}: {sorted(steps)}" for name, steps in present.items())
         raise CheckpointError(f"the students' runs have no checkpoint in common ({listed})")
     places = {name: lane.load(max(common)) for name, lane in lanes.items()}
     if len(set(places.values())) > 1:
         raise CheckpointError(f"the students' checkpoints are of different batches: {places}")
-    for lane in lanes.values():  # no run goes back before all can
-        lane.recorder.rewind(max(common))
-    return next(iter(places.values()))
+    return *next(iter(places.values())), max(common)
 
 
 def _check(students, loader, epochs, precision, resume, root) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distillation import runs
 from distillation.checkpoint import load_strict
 from distillation.distiller import Distiller
-from distillation.errors import TeacherError
+from distillation.errors import CheckpointError, TeacherError
 from distillation.frozen_teacher import TeacherSource
 from distillation.hyperparameters import as_given, plain, take_up
 from distillation.meters import Meters
@@ -20,6 +20,7 @@ from distillation.models.facts import model_facts, parameter_count
 from distillation.references import noted
 from distillation.rng import get_rng_state, seed_everything, set_rng_state
 
+_OTHERS = "distill_many goes on with runs of its own"
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
@@ -145,8 +146,10 @@ class Lane:
             teacher = {"run": source.run_uuid, "fingerprint": source.fingerprint}
             self.recorder.update(teacher=teacher, facts=self._facts(shape))
         self.run_uuid = self.recorder.uuid
-        known = self.recorder.run.info["teacher"]["fingerprint"]
-        if known != source.fingerprint:
+        known = self.recorder.run.info.get("teacher")
+        if known is None:
+            raise CheckpointError(f"run {self.run_uuid[:8]} has learned from no teacher; {_OTHERS}")
+        if known["fingerprint"] != source.fingerprint:
             raise TeacherError(
                 f"run {self.run_uuid[:8]} learns from a teacher of other weights; start a new run"
             )
@@ -189,6 +192,8 @@ class Lane:
         optimizer.
         """
         checkpoint = self.recorder.load_checkpoint(step)
+        if not isinstance(checkpoint.state, dict) or "rows" not in checkpoint.state:
+            raise CheckpointError(f"run {self.run_uuid[:8]} is of another training; {_OTHERS}")
         load_strict(self.model, checkpoint.weights["model"], what=f"run {self.run_uuid[:8]}")
         load_strict(self.losses, checkpoint.weights.get("losses", {}), what="its losses")
         # An older checkpoint does not say what was given: nothing is new to it

@@ -12,7 +12,7 @@ from many_kit import cosine, make_loader, make_student, make_students, make_teac
 
 from distillation import runs
 from distillation.data import TensorLoader
-from distillation.errors import CheckpointError, TeacherError
+from distillation.errors import CheckpointError, ConfigError, TeacherError
 from distillation.many import distill_many
 from distillation.models.digits import DigitsLargeModel
 
@@ -148,16 +148,43 @@ def test_resume_refuses_another_teacher_and_runs_without_a_common_checkpoint(tmp
         distill_many(students, make_teacher(), make_loader(), **options)
 
 
-def test_a_refused_resume_leaves_all_runs_as_they_were(tmp_path):
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"optimizer": torch.optim.AdamW}, CheckpointError, "cannot go on with AdamW"),
+        ({"config": {"views": object()}}, ConfigError, "views"),
+    ],
+    ids=["optimizer", "config"],
+)
+def test_a_refused_resume_leaves_all_runs_as_they_were(tmp_path, change, error, said):
     students = {"a": make_student(), "b": make_student(seed=1)}
-    results = distill_many(students, make_teacher(), make_loader(), epochs=1, root=tmp_path)
+    results = distill_many(students, make_teacher(), make_loader(), epochs=2, root=tmp_path)
     uuids = {name: result.run_uuid for name, result in results.items()}
+    # As after a kill between two students' checkpoints: "a" would have to go back
+    run = runs.find(uuids["b"], tmp_path)
+    shutil.rmtree(run.path / "checkpoints" / str(run.checkpoints[-1]))
     before = {name: files_of(runs.find(uuid, tmp_path)) for name, uuid in uuids.items()}
-    students["b"].optimizer = torch.optim.AdamW  # refused after the run of "a" was accepted
-    with pytest.raises(CheckpointError, match="cannot go on with AdamW"):
-        distill_many(students, make_teacher(), make_loader(), epochs=2, root=tmp_path, resume=uuids)
+    for name, value in change.items():  # refused after the run of "a" was accepted
+        setattr(students["b"], name, value)
+    with pytest.raises(error, match=said):
+        distill_many(students, make_teacher(), make_loader(), epochs=3, root=tmp_path, resume=uuids)
     after = {name: files_of(runs.find(uuid, tmp_path)) for name, uuid in uuids.items()}
     assert after == before
+
+
+def test_a_run_of_another_training_is_refused_and_left_alone(tmp_path):
+    mine = runs.find(trained_run(tmp_path), tmp_path)
+    with runs.create("digits", root=tmp_path) as alone:
+        pass
+    with runs.create("digits", root=tmp_path) as other:
+        other.update(teacher=mine.info["teacher"])
+        state = {"epoch": 1, "batch": 0}
+        other.save_checkpoint(mine.checkpoints[-1], mine.checkpoint().weights, state)
+    for recorder, said in ((alone, "has learned from no teacher"), (other, "another training")):
+        again = {"epochs": 2, "root": tmp_path, "resume": {"a": recorder.uuid}}
+        with pytest.raises(CheckpointError, match=said):
+            distill_many({"a": make_student()}, make_teacher(), make_loader(), **again)
+        assert runs.find(recorder.uuid, tmp_path).status == "completed"
 
 
 def files_of(run):

@@ -34,8 +34,9 @@ class Recorder:
             recorder.log(step, epoch, {"loss.train": 0.3})
 
     On exit the run is `completed`, `interrupted` after Ctrl-C, `crashed` after another exception.
-    A resumption that this library refuses before anything was written leaves the run as it was.
     Until then this process holds the run's lock; if it is killed, the run reads `interrupted`.
+    A resumption that ends in an error of this library before a row, a checkpoint or a rewind leaves
+    the run as it was: what `update` and `set_config` wrote is undone.
     Safe to use from several threads; in a training of several processes only the first has one.
     `listeners` are called with each row that is logged, as a reader of metrics.jsonl will see it.
     """
@@ -43,7 +44,8 @@ class Recorder:
     def __init__(self, path: Path, info: dict, held, before: dict | None = None) -> None:
         self.path = path
         self._info, self._before = info, before
-        self._config_before: bytes | None = None
+        file = path / CONFIG
+        self._config_before = file.read_bytes() if before and file.exists() else None
         self._lock, self._written = held, False
         self._guard = threading.RLock()
         self._metrics = metrics.MetricsFile(path / METRICS)
@@ -156,10 +158,7 @@ class Recorder:
         with self._guard:
             self._must_be_open()
             now, before = files.jsonable(dict(config), "config"), Run.read(self.path).config
-            file = self.path / CONFIG
-            if self._config_before is None and file.exists():
-                self._config_before = file.read_bytes()
-            files.atomic_json(file, now)
+            files.atomic_json(self.path / CONFIG, now)
             again, changed = self._info.get("resumed"), changes(before, now)
             if again and changed:
                 self._write_info(resumed=[*again[:-1], {**again[-1], "changed": changed}])
@@ -261,7 +260,9 @@ class Recorder:
         with self._guard:
             try:
                 if self._before is not None:
-                    if self._config_before is not None:
+                    if self._config_before is None:
+                        (self.path / CONFIG).unlink(missing_ok=True)
+                    else:
                         files.atomic_write(self.path / CONFIG, self._config_before)
                     files.atomic_json(self.path / RUN, self._before)
                     self._info = self._before
@@ -288,14 +289,13 @@ class Recorder:
             self.finish("completed")
         elif issubclass(kind, KeyboardInterrupt):
             self.finish("interrupted")
-        elif self.open and self._refused(error):
-            self.withdraw()
         else:
-            self.finish("crashed", f"{kind.__name__}: {error}")
-
-    def _refused(self, error: BaseException | None) -> bool:
-        resumed = self._before is not None
-        return resumed and not self._written and isinstance(error, DistillationError)
+            refused = isinstance(error, DistillationError) and self._before is not None
+            with self._guard:
+                if refused and self.open and not self._written:
+                    self.withdraw()
+                else:
+                    self.finish("crashed", f"{kind.__name__}: {error}")
 
     def _must_be_open(self) -> None:
         if not self.open:

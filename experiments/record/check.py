@@ -14,7 +14,7 @@ from typing import Any
 from distillation.errors import DataError
 from experiments.record.figures import curve
 from experiments.record.page import page
-from experiments.record.plan import plan
+from experiments.record.plan import plan, tried
 from experiments.record.protocol import SEARCHES, Part, Scale
 from experiments.record.results import classes, read, right, tolerance
 from experiments.record.training import differences
@@ -82,6 +82,8 @@ def _check_values(facts: Facts, part: Part | None, found: dict[str, Facts]) -> l
     if part is None:
         return [f"{key}: the protocol has no such part, or its search has not ended"]
     wrong = [f"{key}: {line}" for line in differences(part, facts["config"])]
+    if part.group in SEARCHES.values() and facts["tried"] != tried(part):
+        wrong.append(f"{key}: tried {facts['tried']}, and the protocol says {tried(part)}")
     teacher = found[part.learns_from]["run"] if part.learns_from in found else facts["teacher"]
     if facts["teacher"] != teacher:
         wrong.append(f"{key}: its teacher is {facts['teacher']}, {part.learns_from} is {teacher}")

@@ -20,8 +20,8 @@ from distillation.runs import Run
 from experiments.record import results
 from experiments.record.figures import draw
 from experiments.record.page import page
-from experiments.record.plan import plan
-from experiments.record.protocol import SEARCHES, TRIALS, Part, Scale
+from experiments.record.plan import plan, tried
+from experiments.record.protocol import SEARCHES, Part, Scale
 from experiments.record.training import Runs, differences
 
 # What is not compared with the large model
@@ -129,7 +129,7 @@ class Maker:
             facts["teacher"] = self.found[part.learns_from]["run"]
         if part.group in SEARCHES.values():
             # On held out images alone: a search does not look at the test images
-            facts["tried"] = _tried(part)
+            facts["tried"] = tried(part)
             facts["accuracy_valid"] = run.curve("accuracy.valid")[1][-1]
         else:
             logits = results.test_logits(run, self.train, self.test)
@@ -180,8 +180,3 @@ class Maker:
                 "again: remove runs/large.json"
             )
         return torch.from_numpy(np.load(file))
-
-
-def _tried(part: Part) -> dict[str, Any]:
-    group = next(g for g, search in SEARCHES.items() if search == part.group)
-    return dict(TRIALS[group][int(part.key.rpartition("_")[2]) - 1])

@@ -44,6 +44,14 @@ def chosen(trials: Sequence[Facts]) -> Facts:
     return max(trials, key=lambda facts: facts["accuracy_valid"])
 
 
+def tried(part: Part) -> Facts:
+    """
+    ### What a trial of a search tries
+    """
+    group = next(g for g, search in SEARCHES.items() if search == part.group)
+    return dict(TRIALS[group][int(part.key.rpartition("_")[2]) - 1])
+
+
 def plan(scale: Scale, found: Mapping[str, Facts]) -> list[Part]:
     """
     ### The parts whose values are known, in the order in which they are run
@@ -52,7 +60,8 @@ def plan(scale: Scale, found: Mapping[str, Facts]) -> list[Part]:
     """
     choices: Choices = {}
     for group in SEARCHES:
-        base, own = choices.get(BASES.get(group, ""), {}), _choice(scale, found, group)
+        base = choices[BASES[group]] if group in BASES else {}
+        own = _choice(scale, found, group)
         choices[group] = None if base is None or own is None else {**base, **own}
     return _parts(scale, choices)
 
@@ -70,8 +79,9 @@ def _parts(scale: Scale, choices: Choices) -> list[Part]:
         # The teacher comes before its students
         parts.append(large(scale, choices["large"]))
     parts += _searched(scale, "small", choices["small"])
-    if choices["large"] is not None and choices["small"] is not None:
-        parts += _searched(scale, "distilled", choices["distilled"], choices["small"])
+    base = choices[BASES["distilled"]]
+    if choices["large"] is not None and base is not None:
+        parts += _searched(scale, "distilled", choices["distilled"], base)
     return parts + controls(scale, choices, cost_ratio())
 
 

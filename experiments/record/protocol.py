@@ -2,10 +2,10 @@ r"""
 # The protocol
 
 Accuracies are of the last epoch, on all test images; no student is chosen on them. Each
-hyper-parameter of a small model is chosen on 5,000 held out training images, with as many trials
-for the plain student as for the distilled one; the students are then trained on all of them. The
-plain student's search chooses the optimizer of both, the distilled student's the temperature and
-the weight of the soft targets: plain and distilled differ in the loss alone.
+hyper-parameter of a small model is chosen on 5,000 held out training images; the students are then
+trained on all of them. Three trials of the plain student choose learning rate and weight decay, for
+both; three of the distilled one, with these, choose its temperature and weights. So plain and
+distilled differ in the loss alone.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ DISTILL = "experiments.cifar10.distill"
 
 MODULES = {"large": LARGE, "distilled": DISTILL, "small": SMALL}
 
-# What each search may choose from: a trial each, for the distilled student as many as for the plain
+# What each search may choose from, a trial each
 TRIALS = {
     "large": (
         {"dropout": 0.1},
@@ -39,7 +39,7 @@ TRIALS = {
 # Whose choice a group's trials and students take over, before their own
 BASES = {"distilled": "small"}
 
-# The groups, in the order in which they are run, and what the table calls them
+# The groups, in the order of the record's list of runs, and what the table calls them
 GROUPS = {
     "search_large": "search for the large model, on held out images",
     "large": "Large (teacher)",

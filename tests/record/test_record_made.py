@@ -106,6 +106,12 @@ def test_check_notices_a_student_that_was_not_trained_as_its_search_chose(copy):
     assert any("small_1: optimizer.weight_decay=0.25" in line for line in check(copy))
 
 
+def test_check_notices_a_trial_that_is_said_to_have_tried_something_else(copy):
+    _edit(copy, "search_small_1", tried={"optimizer.learning_rate": 7.0})
+    _write_page(copy)
+    assert any(line.startswith("search_small_1: tried") for line in check(copy))
+
+
 def test_check_notices_a_student_of_another_teacher(copy):
     _edit(copy, "distilled_0", teacher="0" * 32)
     assert any(line.startswith("distilled_0: its teacher is 000") for line in check(copy))
@@ -174,7 +180,10 @@ def test_the_front_page_tells_the_margin_over_the_plain_students(made, front):
     over = [found[f"distilled_{s}"]["accuracy"] - found[f"small_{s}"]["accuracy"] for s in (0, 1)]
     publish(made, front)
     mean, error = 50 * sum(over), 50 * abs(over[0] - over[1])
-    assert f"**{mean:+.2f}** ± {error:.2f} points over “Small, alone” (2 seeds" in front.read_text()
+    text = front.read_text()
+    # Equal differences have no test, and are not told here
+    told = f"**{mean:+.2f} ± {error:.2f}** points over “Small, alone” (2 seeds, p = " in text
+    assert told == (error > 0)
 
 
 def test_a_figure_of_the_front_page_that_differs_is_noticed(made, front):

@@ -36,8 +36,12 @@ def test_plain_and_distilled_students_get_as_many_trials():
 
 def test_students_differ_in_nothing_but_the_loss():
     plain = [configuration(part) for part in students(FULL, "small", CHOSEN["small"])]
-    distilled = [configuration(part) for part in students(FULL, "distilled", CHOSEN["distilled"])]
-    for one, other in zip(plain, distilled, strict=True):
+    distilled = [
+        configuration(part)
+        for trial in TRIALS["distilled"]
+        for part in students(FULL, "distilled", CHOSEN["small"] | trial)
+    ]
+    for one, other in zip(3 * plain, distilled, strict=True):
         # What a student without a teacher knows nothing of, and how the same model is built
         shared = (one.keys() & other.keys()) - {"model", "loss", "loss_func"}
         assert {k: one[k] for k in shared} == {k: other[k] for k in shared}

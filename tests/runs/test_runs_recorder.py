@@ -121,13 +121,35 @@ def test_a_refused_resumption_leaves_the_run_as_it_was(tmp_path):
     assert (after.info, after.config, after.status) == expected
 
 
-@pytest.mark.parametrize("error", [ConfigError, ValueError])
-def test_a_resumed_run_that_fails_at_work_is_crashed(tmp_path, error):
+def test_a_refused_resumption_of_a_run_without_configuration_leaves_none(tmp_path):
+    with runs.create("digits", root=tmp_path) as recorder:
+        pass
+    (recorder.path / "config.json").unlink()
+    with pytest.raises(ConfigError), runs.resume(recorder.uuid, tmp_path) as again:
+        again.set_config({"epochs": 2})
+        raise ConfigError("refused")
+    assert not (recorder.path / "config.json").exists()
+
+
+def _log(recorder):
+    recorder.log(1, 0, {"loss.train": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("work", "error"),
+    [
+        (_log, ConfigError),
+        (lambda recorder: save(recorder, 1), ConfigError),
+        (lambda recorder: recorder.rewind(None), ConfigError),
+        (lambda recorder: None, ValueError),
+    ],
+    ids=["row", "checkpoint", "rewind", "an error that is no refusal"],
+)
+def test_a_resumed_run_that_fails_at_work_is_crashed(tmp_path, work, error):
     with runs.create("digits", root=tmp_path) as recorder:
         pass
     with pytest.raises(error), runs.resume(recorder.uuid, tmp_path) as again:
-        if error is ConfigError:  # refused too late: there is something new in the run
-            again.log(1, 0, {"loss.train": 1.0})
+        work(again)
         raise error("failed")
     run = runs.find(recorder.uuid, tmp_path)
     assert (run.status, run.info["error"]) == ("crashed", f"{error.__name__}: failed")
@@ -148,6 +170,9 @@ def test_a_killed_run_reads_as_interrupted_and_can_be_resumed(tmp_path):
         runs.resume(f"{uuid}@10", tmp_path)
     assert run.status == "interrupted"
     assert runs.list(tmp_path, status="interrupted")[0].uuid == uuid
+    with pytest.raises(ConfigError), runs.resume(uuid, tmp_path):
+        raise ConfigError("refused")
+    assert runs.find(uuid, tmp_path).status == "interrupted"
     with runs.resume(uuid[:8], tmp_path) as recorder:
         assert recorder.run.status == "running"
         assert recorder.last_step() == 10
