@@ -12,6 +12,8 @@ from urllib.parse import quote
 
 from distillation.annotate.notes import plain
 
+TOC = "page-toc"  # the id of a table of contents
+
 
 @dataclass
 class Folder:
@@ -162,8 +164,8 @@ def _toc(headings: list[tuple[int, str, str]]) -> str:
         f'<li class="t{level - top}"><a href="#{html.escape(at)}">{text}</a></li>'
         for level, at, text in headings
     )
-    title = '<h2 id="page-toc">On this page</h2>'
-    return f'<nav class="toc" aria-labelledby="page-toc">{title}<ul>{items}</ul></nav>'
+    title = f'<h2 id="{TOC}">On this page</h2>'
+    return f'<nav class="toc" aria-labelledby="{TOC}">{title}<ul>{items}</ul></nav>'
 
 
 def _listing(folder: Folder, page: str) -> str:

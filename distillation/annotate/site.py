@@ -158,7 +158,7 @@ class _Site:
         self.files[file.out] = file
 
     def render(self) -> None:
-        reserved = re.findall(r'id="([^"]+)"', _file("page.html").decode())
+        reserved = {navigation.TOC, *re.findall(r'id="([^"]+)"', _file("page.html").decode())}
         for file in self.files.values():
             file.notes = Page(
                 link=lambda href, line, f=file: self.link(f, href, line),
@@ -166,7 +166,7 @@ class _Site:
                 name=lambda text, f=file: self.name(f, text),
                 problem=lambda line, text, f=file: self.problem(f.path, line, text),
                 code=highlight,
-                ids=set(reserved),
+                ids=reserved.copy(),
             )
             if file.path.suffix == ".ipynb":
                 self.copies[file.out.removesuffix(".html")] = file.path

@@ -20,7 +20,11 @@ from distillation.trainer.params import PAGE
 
 
 class Trackers:
-    """The trackers of one run; of the main process only."""
+    """The trackers of one run; of the main process only.
+
+    `start` starts them, once the training begins. Raises `ConfigError` for a name that Accelerate
+    does not know.
+    """
 
     def __init__(
         self,
@@ -32,32 +36,39 @@ class Trackers:
         options: Mapping[str, Mapping[str, Any]] | None = None,
     ):
         self.active: list[GeneralTracker] = []
-        options = dict(options or {})
-        for item in wanted:
-            if isinstance(item, GeneralTracker):
-                self._start(item, type(item).__name__, config)
-                continue
-            name = str(item)
-            if name not in LOGGER_TYPE_TO_CLASS:
-                raise ConfigError(unknown("tracker", name, LOGGER_TYPE_TO_CLASS, PAGE))
-            if name not in [str(t) for t in get_available_trackers()]:
-                _warn(name, f"its package is not installed (pip install {name})")
-                continue
-            cls = LOGGER_TYPE_TO_CLASS[name]
-            given = dict(options.get(name, {}))
-            if cls.requires_logging_directory:
-                given.setdefault("logging_dir", os.fspath(folder))
-            try:
-                tracker = cls(project, **given)
-            except Exception as error:  # whatever an outside service raises
-                _warn(name, f"{type(error).__name__}: {error}")
-                continue
-            self._start(tracker, name, config)
+        self._wanted = [w if isinstance(w, GeneralTracker) else str(w) for w in wanted]
+        self._project, self._folder, self._config = project, folder, config
+        self._options = dict(options or {})
+        for item in self._wanted:
+            if isinstance(item, str) and item not in LOGGER_TYPE_TO_CLASS:
+                raise ConfigError(unknown("tracker", item, LOGGER_TYPE_TO_CLASS, PAGE))
 
-    def _start(self, tracker: GeneralTracker, name: str, config: Mapping[str, Any]) -> None:
+    def start(self) -> None:
+        """Start each, and give it the configuration."""
+        for wanted in self._wanted:
+            if isinstance(wanted, GeneralTracker):
+                self._start(wanted, type(wanted).__name__)
+            elif (tracker := self._made(wanted)) is not None:
+                self._start(tracker, wanted)
+
+    def _made(self, name: str) -> GeneralTracker | None:
+        if name not in [str(t) for t in get_available_trackers()]:
+            _warn(name, f"its package is not installed (pip install {name})")
+            return None
+        cls = LOGGER_TYPE_TO_CLASS[name]
+        given = dict(self._options.get(name, {}))
+        if cls.requires_logging_directory:
+            given.setdefault("logging_dir", os.fspath(self._folder))
+        try:
+            return cls(self._project, **given)
+        except Exception as error:  # whatever an outside service raises
+            _warn(name, f"{type(error).__name__}: {error}")
+            return None
+
+    def _start(self, tracker: GeneralTracker, name: str) -> None:
         try:
             tracker.start()
-            tracker.store_init_configuration(_flat(config))
+            tracker.store_init_configuration(_flat(self._config))
         except Exception as error:
             _warn(name, f"{type(error).__name__}: {error}")
             return

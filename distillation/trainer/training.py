@@ -125,6 +125,8 @@ class Training(Passes):
     def on_train_start(self, engine: Engine) -> None:
         if engine.accelerator.num_processes == 1:
             self._mend_files(engine)
+        if self.trackers is not None:
+            self.trackers.start()
         self.callbacks.call("on_training_start", epoch=engine.epoch)
 
     def on_epoch_start(self, engine: Engine) -> None:

@@ -1,8 +1,12 @@
 """What the tests of runs share."""
 
+import multiprocessing
+
 import torch
 
 from distillation import runs
+
+FORK = multiprocessing.get_context("fork")  # a child may be given what cannot be pickled
 
 
 def save(recorder: runs.Recorder, step: int, best: bool = False) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
 import random
 import signal
@@ -12,12 +11,10 @@ from pathlib import Path
 
 import pytest
 from kills import die_at
-from runs_kit import save
+from runs_kit import FORK, save
 
 from distillation import runs
 from distillation.errors import CheckpointError, ConfigError, RunError
-
-FORK = multiprocessing.get_context("fork")
 
 
 def test_the_last_and_the_best_checkpoint_stay(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import json
 import math
-import multiprocessing
 import os
 import resource
 import signal
@@ -13,14 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-from runs_kit import save
+from runs_kit import FORK, save
 
 from distillation import runs
 from distillation.errors import ConfigError, RunError
 from distillation.runs import metrics
-
-FORK = multiprocessing.get_context("fork")
-
 
 # Status
 

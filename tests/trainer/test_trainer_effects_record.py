@@ -6,7 +6,7 @@ from accelerate.tracking import GeneralTracker, on_main_process
 from trainer_kit import Recorder, effect_of, rows, trained, weights
 
 from distillation import runs
-from distillation.errors import ConfigError
+from distillation.errors import CheckpointError, ConfigError
 from distillation.trainer import Callback
 
 # -- checkpoints
@@ -151,6 +151,14 @@ def test_trackers_get_configuration_and_every_epoch(tmp_path):
     assert [step for step, _ in tracker.rows] == [128, 256]
     assert "loss.valid" in tracker.rows[0][1]
     assert tracker.finished
+
+
+def test_a_tracker_is_not_told_of_a_resumption_that_is_refused(tmp_path):
+    trained(tmp_path, max_epochs=1)
+    tracker = ListTracker()
+    with pytest.raises(CheckpointError, match="without 'ema'"):
+        trained(tmp_path, max_epochs=2, resume=True, ema=True, trackers=[tracker])
+    assert tracker.config is None
 
 
 def test_a_tracker_that_cannot_start_is_a_warning_and_an_unknown_one_an_error(tmp_path):
