@@ -50,7 +50,7 @@ def draw(folder: Path, found: dict[str, dict[str, Any]]) -> None:
     axes.set(xlabel="epoch", ylabel="test accuracy, %")
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="lower right")
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=110, metadata={"Software": None})
     plt.close(figure)
