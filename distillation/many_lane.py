@@ -20,7 +20,7 @@ from distillation.models.facts import model_facts, parameter_count
 from distillation.references import noted
 from distillation.rng import get_rng_state, seed_everything, set_rng_state
 
-_OTHERS = "distill_many goes on with runs of its own"
+_OTHERS = "distill_many goes on with runs that it began; `distill runs` lists them"
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 

@@ -82,14 +82,6 @@ class Session(Hooks):
             self.recorder.update(**self.notes)
             start_trackers(self.recorder, self.config["tracker"])
 
-    def _withdraw(self) -> None:
-        """A command that was refused leaves no run behind, and changes none"""
-        if self.resumed:
-            self.recorder.withdraw()
-        else:
-            self.recorder.finish("crashed")
-            runs.remove(self.uuid, force=True, root=self.root)
-
     def __enter__(self):
         if self.recorder is not None:
             self.recorder.__enter__()
@@ -97,10 +89,10 @@ class Session(Hooks):
 
     def __exit__(self, kind, error, trace):
         if self.recorder is not None:
-            if isinstance(error, DistillationError) and not self.begun:
-                self._withdraw()
-            else:
-                self.recorder.__exit__(kind, error, trace)
+            self.recorder.__exit__(kind, error, trace)
+            # A command that was refused leaves no run behind; one that goes on is as it was
+            if isinstance(error, DistillationError) and not (self.begun or self.resumed):
+                runs.remove(self.uuid, force=True, root=self.root)
         if not self.is_main:
             return
         if kind is None:
