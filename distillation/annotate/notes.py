@@ -17,6 +17,7 @@ from latex2mathml.commands import MATRICES
 from latex2mathml.converter import convert_to_element
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock, reference
+from markdown_it.rules_core import StateCore
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
@@ -170,7 +171,7 @@ def plain(rendered: str) -> str:
 
 
 def _plain(inline: Token) -> str:
-    kept = ("text", "code_inline", "math", "dollar")
+    kept = ("text", "code_inline", "math", "sign")
     return "".join(c.content for c in inline.children or [] if c.type in kept)
 
 
@@ -194,7 +195,7 @@ def _prepare(token: Token, line: int, page: Page) -> None:
         if undefined := _REFERENCE.search(token.content):
             text = f"dead link: {undefined[0]} is defined nowhere here (or is it `code`?)"
             page.problem(line, text)
-    elif token.type == "dollar" and token.meta["lone"]:
+    elif token.type == "sign" and token.meta["lone"]:
         page.problem(line, "a lone $: close the formula, or write \\$")
 
 
@@ -245,7 +246,7 @@ def _math_inline(state: StateInline, silent: bool) -> bool:
         state.pos = end + len(fence)
         return True
     if not silent:
-        token = state.push("dollar", "", 0)
+        token = state.push("sign", "", 0)
         token.content = fence
         before = source[start - 1 : start]
         lone = fence == "$$" or (_LONE_DOLLAR.match(source, begin) and not before.isalnum())
@@ -262,6 +263,13 @@ def _html_inline(state: StateInline, silent: bool) -> bool:
         state.push("anchor", "a", 0).content = match[1] or ""
     state.pos = match.end()
     return True
+
+
+def _escaped_brackets(state: StateCore) -> None:
+    r"""A `\[` stands for itself; once joined to the text beside it, it would look like a link."""
+    for token in (child for block in state.tokens for child in block.children or []):
+        if token.type == "text_special" and token.content in "[]":
+            token.type, token.meta = "sign", {"lone": False}
 
 
 def _line(state: StateBlock, n: int) -> str:
@@ -351,11 +359,12 @@ def _markdown() -> MarkdownIt:
     md.block.ruler.before("fence", "math_block", _math_block, stops)
     md.block.ruler.at("reference", _definition)
     md.block.ruler.before("blockquote", "doctest", _doctest, {"alt": ["paragraph"]})
+    md.core.ruler.before("text_join", "brackets", _escaped_brackets)
     md.inline.ruler.before("escape", "math", _math_inline)
     md.inline.ruler.before("autolink", "anchor", _html_inline)
     for name, rule in {
         "math": _show_math,
-        "dollar": lambda self, tokens, i, options, env: tokens[i].content,
+        "sign": lambda self, tokens, i, options, env: tokens[i].content,
         "anchor": _show_anchor,
         "code_inline": _show_code,
         "fence": _show_fence,

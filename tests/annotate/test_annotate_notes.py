@@ -144,6 +144,13 @@ def test_what_is_no_dead_reference_is_none(text):
     assert page.problems == []
 
 
+@pytest.mark.parametrize("text", [r"\[a\]\[b\]", r"\[a][b]", r"\[^1]"])
+def test_an_escaped_bracket_stands_for_itself(text):
+    page = Notes()
+    assert text.replace("\\", "") in shown(f"see {text}", page)
+    assert page.problems == []
+
+
 def test_a_footnote_is_reported_as_what_it_is():
     page = Notes()
     found = shown("one[^1] `[^a-z]`\ntwo[^long]\n\n[^1]: note\n\n[^long]: A longer note.", page)
