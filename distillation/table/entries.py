@@ -125,16 +125,22 @@ class Entries:
         rows: np.ndarray | None = None,
         args: tuple = (),
         kwargs: dict | None = None,
+        beside: np.ndarray | None = None,
     ) -> None:
         """Run the teacher on these keys and store what it says, batch by batch.
 
         `rows` are the places of the keys in `args` and `kwargs`, which only `GivenInputs` reads.
+        With `beside`, sample numbers, other views of these samples take the places that would be
+        padded in the last batch.
         """
         if self._run is None:
             raise TeacherError(
                 f"the table has no entry for {len(sample)} of the keys asked for (sample "
                 f"{int(sample[0])}, view {int(view[0])}, …) and was opened without a teacher"
             )
+        if beside is not None and self.inputs.cheap:
+            sample, view = self._filled_up(sample, view, beside)
+            rows = None
         rows = np.arange(len(sample)) if rows is None else rows
         size = self.execution.batch_size
         for start in range(0, len(sample), size):
@@ -149,6 +155,21 @@ class Entries:
             else:
                 outputs = self._run(*inputs)
             self.storage.write(s, v, self._encode(outputs, s, v))
+
+    def _filled_up(
+        self, sample: np.ndarray, view: np.ndarray, beside: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """These keys, and empty ones of `beside` up to whole batches.
+
+        A batch costs the same however few of its rows are asked for. When most of a table is
+        there, a training would otherwise pay a whole one for the few that its batch lacks.
+        """
+        width, free = self.inputs.views, -len(sample) % self.execution.batch_size
+        asked, samples = sample * width + view, np.unique(beside)
+        others = (samples[:, None] * width + self.inputs.choices(samples)).T.reshape(-1)
+        others = others[self.missing(others // width, others % width) & ~np.isin(others, asked)]
+        keys = np.concatenate([asked, others[:free]])
+        return keys // width, keys % width
 
     def read(
         self, sample: np.ndarray, view: np.ndarray, device: torch.device

@@ -30,6 +30,8 @@ class Inputs(ABC):
     views: int
     #: what to do about a view outside the table
     advice = ""
+    #: whether inputs of any key can be had, for next to nothing
+    cheap = False
 
     @abstractmethod
     def identity(self) -> dict[str, object]:
@@ -56,6 +58,8 @@ class ImageInputs(Inputs):
 
     Raises `ConfigError` for views that are not finite (cutout): they have no table.
     """
+
+    cheap = True
 
     def __init__(
         self,

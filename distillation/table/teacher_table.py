@@ -129,7 +129,7 @@ class TeacherTable(TeacherSource):
             missing = self._compared(missing, samples, views, args, kwargs)
         rows = np.flatnonzero(missing)
         if len(rows):
-            self.entries.compute(samples[rows], views[rows], rows, args, kwargs)
+            self.entries.compute(samples[rows], views[rows], rows, args, kwargs, beside=samples)
         self.misses += len(rows)
         self.hits += len(samples) - len(rows)
         output, self.recorded = self.entries.read(samples, views, sample.device)
