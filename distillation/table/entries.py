@@ -138,11 +138,11 @@ class Entries:
                 f"the table has no entry for {len(sample)} of the keys asked for (sample "
                 f"{int(sample[0])}, view {int(view[0])}, …) and was opened without a teacher"
             )
-        if beside is not None and self.inputs.cheap:
+        size = self.execution.batch_size
+        if beside is not None and self.inputs.cheap and len(sample) % size:
             sample, view = self._filled_up(sample, view, beside)
             rows = None
         rows = np.arange(len(sample)) if rows is None else rows
-        size = self.execution.batch_size
         for start in range(0, len(sample), size):
             part = slice(start, start + size)
             s, v = sample[part], view[part]
