@@ -1,9 +1,14 @@
 """The embedded digits."""
 
+import subprocess
+import sys
+
+import pytest
 import torch
 from sklearn.datasets import load_digits
 
 from distillation.data import digits
+from distillation.errors import DataError
 
 
 def test_digits_are_split_stratified_and_fixed():
@@ -30,3 +35,23 @@ def test_the_test_split_is_normalised_like_the_training_split():
     train, test = digits()
     assert test.mean == train.mean
     assert test.std == train.std
+
+
+def test_digits_that_scikit_learn_keeps_elsewhere_are_the_same(monkeypatch):
+    fingerprints = [part.fingerprint for part in digits()]
+    monkeypatch.setattr(sys.modules["distillation.data.digits"], "_FILE", "elsewhere.csv.gz")
+    assert [part.fingerprint for part in digits()] == fingerprints
+
+
+def test_scikit_learn_is_not_imported_for_them():
+    """That takes a second, longer than some trainings of the digits."""
+    script = "from distillation.data import digits; digits(); import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    loaded = done.stdout.split()
+    assert "torch" in loaded and "sklearn" not in loaded, done.stderr
+
+
+def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(DataError, match="pip install scikit-learn"):
+        digits()
