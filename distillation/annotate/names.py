@@ -120,6 +120,15 @@ def imports(node: ast.Import | ast.ImportFrom, module: Module) -> Iterator[tuple
             yield alias.asname or alias.name, f"{base}.{alias.name}", f"{base}.{alias.name}"
 
 
+def _walrus(scope: ast.AST) -> Iterator[ast.Name]:
+    """The targets of `:=` in comprehensions; they belong to the scope around these."""
+    for node in inside(scope):
+        if isinstance(node, ast.NamedExpr) and isinstance(scope, _COMPREHENSIONS):
+            yield node.target
+        elif isinstance(node, _COMPREHENSIONS):
+            yield from _walrus(node)
+
+
 def bindings(scope: ast.AST) -> Iterator[tuple[str, int, ast.expr | None]]:
     """(name, line, expression that tells its type) of what a scope binds, imports included."""
     for arg in arguments(scope):
@@ -131,6 +140,11 @@ def bindings(scope: ast.AST) -> Iterator[tuple[str, int, ast.expr | None]]:
         if isinstance(node, (ast.Global, ast.Nonlocal))
         for name in node.names
     }
+    outer = list(_walrus(scope))
+    if isinstance(scope, _COMPREHENSIONS):
+        foreign |= {name.id for name in outer}
+    else:
+        yield from ((name.id, name.lineno, None) for name in outer if name.id not in foreign)
     for node in inside(scope):
         if isinstance(node, (ast.Assign, ast.AnnAssign)):
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
@@ -147,6 +161,8 @@ def bindings(scope: ast.AST) -> Iterator[tuple[str, int, ast.expr | None]]:
                 yield name, node.lineno, None
         elif isinstance(node, (ast.ExceptHandler, ast.MatchAs, ast.MatchStar)) and node.name:
             yield node.name, node.lineno, None
+        elif isinstance(node, ast.MatchMapping) and node.rest:
+            yield node.rest, node.lineno, None
 
 
 class Project:

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import html
 import re
-import unicodedata
-import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from latex2mathml.commands import MATRICES
-from latex2mathml.converter import convert_to_element
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock, reference
 from markdown_it.rules_core import StateCore
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
+
+from distillation.annotate.mathml import MathError, math
 
 _INLINE_HTML = re.compile(r'<a (?:id|name)="([\w.:-]+)"></a>|<!--.*?-->', re.S)
 _LONE_DOLLAR = re.compile(r"[^\s\d${][^`\n]*[\\^]")
@@ -27,84 +25,6 @@ _REFERENCE = re.compile(r"(?<![\w\])])\[[^\[\]]+\]\[[A-Za-z][^\[\]]+\]")
 _FOOTNOTE = re.compile(r"\[\^[^\s\[\]]+\]")
 _SECTION = re.compile(r"(Args|Arguments|Attributes|Returns|Raises|Yields|Examples?|Notes?):\s*$")
 _ITEM = re.compile(r"(\*{0,2}[\w.]+(?:, \*{0,2}[\w.]+)*(?: \([^)]*\))?):(?= |$)(.*)")
-_CHILDREN = {"mfrac": 2, "msub": 2, "msup": 2, "msubsup": 3, "munder": 2, "mover": 2, "mroot": 2}
-_FILLED = ("mfrac", "msqrt", "mroot")
-_REFUSED = ("href", "style", "class", "id", "src")
-
-
-class MathError(ValueError):
-    """LaTeX that has no MathML."""
-
-
-def math(latex: str, *, display: bool = False) -> str:
-    """Native MathML of a LaTeX formula.
-
-    Raises:
-        MathError: an unknown command, a missing argument, braces or environments that do not close.
-    """
-    bare = re.sub(r"\\[\\{}$]", "", latex)
-    if bare.count("{") != bare.count("}"):
-        raise MathError("braces do not match")
-    # latex2mathml knows `split` and `align*`, which look the same as `aligned`
-    known = re.sub(r"\\(begin|end)\{aligned\}", r"\\\1{split}", latex)
-    known = re.sub(r"\\operatorname\*?\s*(\{[^{}]*\})", _operator, known)
-    for name in re.findall(r"\\begin\s*\{([^}]*)\}", known):
-        if f"\\{name}" not in MATRICES:
-            raise MathError(f"unknown environment {name}")
-    try:
-        root = convert_to_element(known, display="block" if display else "inline")
-    except Exception as error:
-        raise MathError(re.sub(r"(?<!^)([A-Z])", r" \1", type(error).__name__).lower()) from error
-    for node in root.iter():
-        node.text = html.unescape(node.text) if node.text else None
-        if node.tag in ("mi", "mn") and node.get("mathvariant", "normal") != "normal":
-            style = node.attrib.pop("mathvariant")
-            node.text = "".join(_styled(char, style) for char in node.text or "")
-        text = node.text or ""
-        if node.tag == "mi" and text.startswith("\\"):
-            raise MathError(f"unknown command {text}")
-        if node.tag == "mi" and text == "&":
-            raise MathError("& out of place")
-        if len(node) != _CHILDREN.get(node.tag, len(node)):
-            raise MathError(f"an argument is missing in <{node.tag}>")
-        if node.tag in _FILLED and not all("".join(part.itertext()) for part in node):
-            raise MathError(f"an argument is empty in <{node.tag}>")
-        for name in _REFUSED:
-            if node.attrib.pop(name, None) is not None:
-                raise MathError(f"{name} is not for formulas")
-    _space_functions(root)
-    return ET.tostring(root, encoding="unicode")
-
-
-def _operator(match: re.Match) -> str:
-    r"""One word: `arg\,min` is to latex2mathml a product of letters."""
-    return r"\operatorname" + re.sub(r"\\[,:; ]", "", match[1])
-
-
-def _styled(char: str, style: str) -> str:
-    """The character that Unicode has for a bold, … one: browsers know no other `mathvariant`."""
-    name = re.sub("^(LATIN|GREEK) | LETTER", "", unicodedata.name(char, ""))
-    try:
-        return unicodedata.lookup(f"MATHEMATICAL {style.replace('-', ' ').upper()} {name}")
-    except KeyError:
-        return char
-
-
-def _space_functions(root: ET.Element) -> None:
-    """The thin space that TeX sets around `log x`; operator names are upright identifiers."""
-    for parent in root.iter():
-        if parent.tag not in ("mrow", "math", "mtd"):
-            continue
-        for node in list(parent):
-            if node.tag == "mo" and (node.text or "").isalpha():
-                node.tag = "mi"
-            if node.tag != "mi" or len(node.text or "") < 2 or not node.text.isalpha():
-                continue
-            i = list(parent).index(node)
-            if i + 1 < len(parent) and parent[i + 1].tag != "mo":
-                parent.insert(i + 1, ET.Element("mspace", width="0.17em"))
-            if i and parent[i - 1].tag not in ("mo", "mspace"):
-                parent.insert(i, ET.Element("mspace", width="0.17em"))
 
 
 @dataclass
@@ -137,10 +57,11 @@ class Page:
 def render(text: str, line: int, page: Page) -> str:
     """The HTML of Markdown `text` that begins in source line `line`."""
     env: dict = {"page": page}
-    tokens = _MD.parse(_google(text), env)
+    prepared, numbers = _google(text)
+    tokens = _MD.parse(prepared, env)
     now = line
     for i, token in enumerate(tokens):
-        now = line + token.map[0] if token.map else now
+        now = line + numbers[token.map[0]] if token.map else now
         if token.type == "heading_open":
             page_id = page.new_id(_plain(tokens[i + 1]))
             token.attrSet("id", page_id)
@@ -151,6 +72,10 @@ def render(text: str, line: int, page: Page) -> str:
             # The page's policy allows no style in an element
             token.attrSet("class", str(token.attrs.pop("style")).removeprefix("text-align:"))
         elif token.type == "inline":
+            if tokens[i - 1].hidden and any(c.type == "math" for c in token.children or []):
+                # A long formula scrolls; in a box of its own, or the item would lose its bullet
+                tokens[i - 1].hidden = tokens[i + 1].hidden = False
+                tokens[i - 1].attrSet("class", "tight")
             at = now
             for child in token.children or []:
                 _prepare(child, at, page)
@@ -199,27 +124,34 @@ def _prepare(token: Token, line: int, page: Page) -> None:
         page.problem(line, "a lone $: close the formula, or write \\$")
 
 
-def _google(text: str) -> str:
-    """Google's `Args:` sections as Markdown lists, line by line."""
+def _google(text: str) -> tuple[str, list[int]]:
+    """Google's `Args:` sections as Markdown lists, and the line that each line comes from."""
     out: list[str] = []
+    numbers: list[int] = []
     base: int | None = None  # indentation of the section's heading
     inner = 0
-    for line in text.split("\n"):
+    fenced = False
+    for number, line in enumerate(text.split("\n")):
+        fenced ^= line.lstrip().startswith(("```", "~~~"))
         indent = len(line) - len(line.lstrip())
         if base is not None and line.strip() and indent <= base:
             base = None
-        heading = _SECTION.match(line.strip())
+        heading = None if fenced else _SECTION.match(line.strip())
         if base is None and heading and indent == 0:
             base, inner = indent, 0
-            out.append(f"**{heading[1]}**")
+            if out and out[-1].strip():
+                out.append("")
+                numbers.append(number)
+            line = f"**{heading[1]}**"
         elif base is not None and line.strip():
             inner = inner or indent
             item = _ITEM.match(line.strip()) if indent == inner else None
-            rest = line[inner:] if indent >= inner else line.strip()
-            out.append(f"* `{item[1]}`:{item[2]}" if item else ("  " * (indent > inner)) + rest)
-        else:
-            out.append(line)
-    return "\n".join(out)
+            # What hangs below an item is two columns in, for Markdown
+            hanging = " " * (2 + max(0, indent - inner - 4)) if indent > inner else ""
+            line = f"* `{item[1]}`:{item[2]}" if item else hanging + line.strip()
+        out.append(line)
+        numbers.append(number)
+    return "\n".join(out), numbers
 
 
 def _math_inline(state: StateInline, silent: bool) -> bool:

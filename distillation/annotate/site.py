@@ -131,8 +131,8 @@ class _Site:
         out = path.relative_to(root).with_suffix(".html")
         if path.name == "__init__.py":
             out = out.with_name("index.html")
-        if path.suffix == ".ipynb":
-            out = out.with_name(f"{path.name}.html")  # often there is a .py or .md of its name
+        if path.suffix == ".ipynb" or (path.suffix == ".md" and path.with_suffix(".py").exists()):
+            out = out.with_name(f"{path.name}.html")  # often there is a .py of its name
         file = File(path, out.as_posix(), "")
         try:
             if path.suffix == ".py":
@@ -146,6 +146,12 @@ class _Site:
                 file.source = path.read_text(encoding="utf-8-sig")
                 if path.suffix == ".ipynb":
                     read(file.source)
+        except OSError as error:
+            self.problem(path, 1, f"cannot be read: {error.strerror}")
+            return
+        except RecursionError:
+            self.problem(path, 1, "an expression is nested too deeply to be read")
+            return
         except (SyntaxError, UnicodeDecodeError, ValueError) as error:
             kind = "no notebook" if path.suffix == ".ipynb" else "no Python"
             kind = "no UTF-8 text" if isinstance(error, UnicodeDecodeError) else kind
@@ -175,15 +181,22 @@ class _Site:
             if file.module is None:
                 file.body, file.words = markdown_page(file.source, file.notes)
                 continue
-            numbers: dict[str, int] = {}
-            marked: list[tuple[Use, str]] = []
-            for use in uses(self.project, file.module, source_lines(file.source)):
-                number = numbers.setdefault(use.meaning, len(numbers))
-                marked.append((use, self.attributes(file, use, number)))
-            name = file.module.name
             file.body, file.words = python_page(
-                file.source, file.module.tree, marked, file.notes, name
+                file.source, file.module.tree, self.marked(file), file.notes, file.module.name
             )
+
+    def marked(self, file: File) -> list[tuple[Use, str]]:
+        """The uses of names in a Python file, each with the attributes of its element."""
+        numbers: dict[str, int] = {}
+        try:
+            found = uses(self.project, file.module, source_lines(file.source))
+        except RecursionError:
+            self.problem(file.path, 1, "an expression is nested too deeply to link its names")
+            found = []
+        return [
+            (use, self.attributes(file, use, numbers.setdefault(use.meaning, len(numbers))))
+            for use in found
+        ]
 
     def attributes(self, file: File, use: Use, number: int) -> str:
         """Of the element around a name; locals have no link, they are lit up only."""
@@ -310,4 +323,5 @@ def _sources(base: Path, out: Path) -> Iterable[Path]:
             and here / n != out
             and not (here / n / "pyvenv.cfg").exists()
         )
-        yield from (here / n for n in sorted(files) if n.endswith(_KINDS))
+        shown = (n for n in sorted(files) if n.endswith(_KINDS) and not n.startswith("."))
+        yield from (here / n for n in shown)

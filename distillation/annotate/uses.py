@@ -121,6 +121,37 @@ class _Uses(ast.NodeVisitor):
             self.visit(default)
         self.enter(node, f"<lambda {node.lineno}:{node.col_offset}>", [node.body])
 
+    # Names that are no expressions in the tree, which does not say where they stand
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
+        if node.name:
+            self.add(
+                node.name, node.type.end_lineno, node.type.end_col_offset, self.meaning(node.name)
+            )
+        self.generic_visit(node)
+
+    def visit_MatchAs(self, node: ast.MatchAs | ast.MatchStar) -> None:
+        if node.name:
+            near = node.end_col_offset - len(node.name.encode())
+            self.add(node.name, node.end_lineno, near, self.meaning(node.name))
+        self.generic_visit(node)
+
+    visit_MatchStar = visit_MatchAs
+
+    def visit_MatchMapping(self, node: ast.MatchMapping) -> None:
+        if node.rest:
+            before = [node.lineno, node.col_offset]
+            if node.patterns:
+                before = [node.patterns[-1].end_lineno, node.patterns[-1].end_col_offset]
+            self.add(node.rest, *before, self.meaning(node.rest))
+        self.generic_visit(node)
+
+    def visit_Global(self, node: ast.Global | ast.Nonlocal) -> None:
+        for name in node.names:
+            self.add(name, node.lineno, node.col_offset, self.meaning(name))
+
+    visit_Nonlocal = visit_Global
+
     def comprehension(self, node: ast.expr) -> None:
         self.enter(node, f"<for {node.lineno}:{node.col_offset}>", ast.iter_child_nodes(node))
 

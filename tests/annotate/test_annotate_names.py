@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from textwrap import dedent
+from textwrap import dedent, indent
 
 import pytest
 
@@ -147,3 +147,50 @@ def test_imports_in_a_circle_end():
 def test_classes_that_are_their_own_bases_end():
     module = Module("a", ast.parse("class A(B):\n    pass\nclass B(A):\n    pass\n"))
     assert Project([module]).find("a.A.x")[1] is None
+
+
+@pytest.mark.parametrize(
+    ("source", "uses"),
+    [
+        ("try:\n    f()\nexcept (OSError) as e:\n    print(e)", 2),
+        ("match v:\n    case e:\n        print(e)", 2),
+        ("match v:\n    case int() | str() as e:\n        print(e)", 2),
+        ("match v:\n    case [a, *e]:\n        print(e)", 2),
+        ('match v:\n    case {"a": 1, **e}:\n        print(e)', 2),
+        ("match v:\n    case {**e}:\n        print(e)", 2),
+    ],
+)
+@pytest.mark.parametrize("within", ["", "def f(v):\n"])
+def test_a_name_is_marked_where_it_is_bound(within, source, uses):
+    found = meanings(within + indent(source, "    ") if within else source, "e")
+    assert len(found) == uses and len(set(found)) == 1
+
+
+def test_a_global_name_is_marked_where_it_is_said_to_be_global():
+    assert meanings("e = 0\ndef f():\n    global e\n    e = 1", "e") == ["mine.e"] * 3
+
+
+def test_a_nonlocal_name_is_that_of_the_function_around():
+    found = meanings(
+        """
+        def outer():
+            e = 0
+            def inner():
+                nonlocal e
+                e = 1
+        """,
+        "e",
+    )
+    assert found == ["mine.outer.<e>"] * 3
+
+
+def test_a_walrus_in_a_comprehension_belongs_to_the_function():
+    found = meanings(
+        """
+        def f(rows):
+            if any((last := row) for row in rows):
+                return last
+        """,
+        "last",
+    )
+    assert found == ["mine.f.<last>"] * 2

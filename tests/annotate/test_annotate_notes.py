@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillation.annotate.notes import MathError, Page, math, plain, render
+from distillation.annotate.mathml import MathError, math
+from distillation.annotate.notes import Page, plain, render
 
 
 class Notes(Page):
@@ -113,6 +114,28 @@ def test_an_operator_of_two_words_is_one_operator(name):
 def test_bold_is_a_character_for_browsers_know_no_other(latex, char):
     found = math(latex)
     assert char in found and "mathvariant" not in found
+
+
+@pytest.mark.parametrize(
+    ("latex", "char"),
+    [
+        *[(r"\mathbb R", "ℝ"), (r"\mathbb{R}", "ℝ"), (r"\mathbb E_x", "𝔼"), (r"\mathbb{1}", "𝟙")],
+        *[(r"\mathcal L", "ℒ"), (r"\mathscr{N}", "𝒩"), (r"\mathfrak H", "ℌ"), (r"\mathsf A", "𝖠")],
+    ],
+)
+def test_a_letter_has_its_style_with_braces_and_without(latex, char):
+    assert char in math(latex)
+
+
+def test_a_style_that_a_digit_does_not_have_is_broken_math():
+    with pytest.raises(MathError, match="there is no script 1"):
+        math(r"\mathcal{1}")
+
+
+def test_a_formula_that_shows_nothing_is_broken_math():
+    assert ">b<" in math(r"\newcommand{\a}{b} \a")
+    with pytest.raises(MathError, match="nothing to show"):
+        math(r"\newcommand{\a}{b}")
 
 
 def test_an_unknown_environment_is_broken_math():
@@ -222,6 +245,27 @@ def test_sections_of_arguments_become_lists():
     assert "<code>a</code>: one\nmore</li>" in found
     assert "<code>**b</code>" in found
     assert "<strong>Returns</strong>\nA (n,) tensor." in found
+
+
+def test_a_section_needs_no_empty_line_before_it_and_may_hold_lists():
+    page = Notes()
+    found = shown(
+        "Do.\nReturns:\n    A dict:\n        * one\n        * two\n\nArgs:\n    a: [x][nowhere]",
+        page,
+    )
+    assert "<p>Do.</p>\n<p><strong>Returns</strong>\nA dict:</p>\n<ul>\n<li>one</li>" in found
+    assert [line for line, _ in page.problems] == [8]
+
+
+def test_a_section_in_a_block_of_code_is_code():
+    assert "Args:\n  a: b" in shown("```text\nArgs:\n  a: b\n```")
+
+
+def test_an_item_with_a_formula_keeps_its_bullet():
+    """Long formulas scroll, and what scrolls has no bullet: a box within the item does."""
+    found = shown("* one\n* two $x$")
+    assert "<li>one</li>" in found
+    assert '<li>\n<p class="tight">two <math' in found
 
 
 def test_doctests_are_code():

@@ -285,9 +285,39 @@ def test_nothing_to_show_is_an_error(write):
 
 
 def test_two_files_that_would_be_one_page_are_an_error(write):
-    root = write({"exp/a.py": "x = 1\n", "exp/a.md": "# A\n"})
-    with pytest.raises(ConfigError, match=r"would both be exp/a\.html"):
+    root = write({"exp/__init__.py": "x = 1\n", "exp/index.md": "# A\n"})
+    with pytest.raises(ConfigError, match=r"would both be exp/index\.html"):
         annotate([root / "exp"], root / "site")
+
+
+def test_a_program_and_the_text_beside_it_have_a_page_each(write):
+    root = write({"exp/a.py": "# [text](a.md)\nx = 1\n", "exp/a.md": "# A\n\n[code](a.py)"})
+    assert annotate([root / "exp"], root / "site") == (2, [])
+    assert 'href="a.md.html"' in (root / "site/exp/a.html").read_text()
+    assert 'href="a.html"' in (root / "site/exp/a.md.html").read_text()
+
+
+def test_what_an_editor_leaves_in_a_folder_is_left_out(write):
+    root = write({"exp/a.py": "x = 1\n", "exp/._a.py": "\0"})
+    (root / "exp" / ".#a.py").symlink_to("me@host.1234")
+    assert annotate([root / "exp"], root / "site") == (1, [])
+
+
+def test_a_file_that_cannot_be_read_is_reported(write):
+    root = write({"exp/a.py": "x = 1\n"})
+    (root / "exp" / "b.py").symlink_to("gone.py")
+    assert problems(root / "exp") == ["exp/b.py:1: cannot be read: No such file or directory"]
+
+
+def test_an_expression_too_deep_for_python_is_reported(write):
+    deep, deeper = (f"x = {'1 + ' * n}1\n" for n in (900, 9000))
+    root = write({"exp/deep.py": f"# Deep\n{deep}", "exp/deeper.py": deeper})
+    assert [text.partition(": ")[0] for text in problems(root / "exp")] == [
+        "exp/deep.py:1",
+        "exp/deeper.py:1",
+    ]
+    assert "Deep" in (root / "site/exp/deep.html").read_text()
+    assert not (root / "site/exp/deeper.html").exists()
 
 
 def test_strict_fails_and_says_where(write, capsys):
