@@ -8,11 +8,15 @@ with it.
 import difflib
 import json
 from pathlib import Path
+from typing import Any
 
 from distillation.checkpoint import atomic_write
 from distillation.errors import ConfigError
-from experiments.record.page import summary
+from experiments.record.page import images, p_value, paired, table, targets
+from experiments.record.protocol import GROUPS, TUTORIAL
 from experiments.record.results import read
+
+Facts = dict[str, Any]
 
 _BEGIN, _END = "<!-- record: begin -->\n", "<!-- record: end -->"
 
@@ -39,6 +43,64 @@ def differences(folder: Path, readme: Path) -> list[str]:
 def _shown(folder: Path) -> str:
     protocol = json.loads((folder / "record.json").read_text())
     return summary(f"{folder.parent.name}/{folder.name}", protocol, read(folder)) + "\n"
+
+
+def summary(place: str, protocol: Facts, found: dict[str, Facts]) -> str:
+    """
+    ### Table and figure for the project's README; `place` is the record's folder there
+    """
+    return "\n".join(
+        [
+            "## What it gives on CIFAR-10",
+            "",
+            "A large model, a small one alone, and the small one distilled from the large one, on "
+            f"all {protocol['data']['train']:,} training images; below them the controls, which "
+            "tell what comes from the teacher and what from training alone. Each crop and flip of "
+            "an image is a view of it.",
+            "",
+            table(found),
+            "",
+            *_margins(protocol, found),
+            f"![test accuracy after each epoch]({place}/figures/curves.png)",
+            "",
+            f"Last epoch, all {protocol['data']['test']:,} test images{images(protocol)}; no "
+            f"student is chosen on them; ± is the standard deviation over the seeds. {TUTORIAL} "
+            f"{_goals(protocol, found)}[The record]({place}/README.md) has the tests, the search, "
+            "what was transferred, every run and its command; "
+            f"`python -m experiments.record --check {place}` computes all of it again.",
+        ]
+    )
+
+
+def _margins(protocol: Facts, found: dict[str, Facts]) -> list[str]:
+    """What the distilled student has over the plain ones, in a sentence and an empty line"""
+    said = []
+    for other in ("small", "all_views"):
+        result = paired(protocol, found, "distilled", other)
+        # One pair of students is no evidence; the record has it
+        if result is not None and result.p_seeds is not None:
+            over = result.over_seeds
+            p = f"p = {p_value(result.p_seeds)}".replace("= <", "< ")
+            said.append(
+                f"**{100 * over.mean:+.2f} ± {100 * over.error:.2f}** points over "
+                f"“{GROUPS[other]}” ({over.n} seeds, {p})"
+            )
+    if not said:
+        return []
+    return [
+        f"The distilled student has {' and '.join(said)}: mean difference ± its standard error "
+        "over the seeds, paired t-test.",
+        "",
+    ]
+
+
+def _goals(protocol: Facts, found: dict[str, Facts]) -> str:
+    """What was hoped for beforehand, and whether it was reached, as a sentence"""
+    said = [
+        f"{title} {least}, {'reached' if met else '**missed**'}"
+        for title, least, _, met in targets(protocol, found)
+    ]
+    return f"Hoped for beforehand, at least: {'; '.join(said)}. " if said else ""
 
 
 def _parts(readme: Path) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""What the front page says of the margin, computed again from accuracies."""
+"""What the front page says of margin and goals, computed again from accuracies."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import statistics
 import pytest
 from scipy.stats import ttest_rel
 
-from experiments.record.page import summary
+from experiments.record.front import summary
 
 IMAGES = 1000
-PROTOCOL = {"labels": "0" * IMAGES, "data": {"test": IMAGES}}
+PROTOCOL = {"labels": "0" * IMAGES, "data": {"train": 50_000, "test": IMAGES}}
 
 
 def recorded(group, accuracies):
@@ -68,3 +68,11 @@ def test_a_margin_that_cannot_be_tested_is_not_told(alone):
 def test_a_loss_is_told_as_it_is():
     line = said(recorded("distilled", (0.8, 0.81)), recorded("small", (0.85, 0.85)))
     assert "**-4.50 ± 0.50** points" in line
+
+
+def test_a_goal_that_was_missed_is_told_as_well_as_one_that_was_reached():
+    groups = recorded("large", (0.9,)), recorded("distilled", (0.9,)), recorded("small", (0.88,))
+    found = {key: facts for rows in groups for key, facts in rows.items()}
+    last = summary("records/x", PROTOCOL, found).splitlines()[-1]
+    assert "Large (teacher) 91.00 %, **missed**; Small, distilled 89.00 %, reached" in last
+    assert "Small, distilled − Small, alone +0.70 points, reached" in last

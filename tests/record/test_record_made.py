@@ -168,9 +168,9 @@ def test_table_and_figure_go_between_the_marks_of_the_front_page(made, front):
     publish(made, front)
     publish(made, front)
     written = front.read_text()
-    assert written.startswith("# A\n\n<!-- record: begin -->\n| model |")
+    assert written.startswith("# A\n\n<!-- record: begin -->\n## What it gives on CIFAR-10\n")
     assert written.endswith("<!-- record: end -->\n\nB\n")
-    assert written.count("Small, distilled") == 1
+    assert written.count("| Small, distilled |") == 1
     assert f"]({made.parent.name}/made/figures/curves.png)" in written
     assert differences(made, front) == []
 
