@@ -76,12 +76,15 @@ def _row(group: str, found: dict[str, Facts], published: str) -> str:
     )
 
 
-def percent(value: Spread, sign: str = "") -> str:
+def percent(value: Spread) -> str:
     """
     ### Mean ± standard deviation, in percent or points
     """
-    mean = f"**{100 * value.mean:{sign}.2f} %**"
-    return mean if value.deviation is None else f"{mean} ± {100 * value.deviation:.2f}"
+    mean = f"**{100 * value.mean:.2f} %**"
+    if value.deviation is None:
+        return mean
+    # No line ends within it
+    return f"{mean} ± {100 * value.deviation:.2f}".replace(" ", "\u00a0")
 
 
 def images(protocol: Facts) -> str:
