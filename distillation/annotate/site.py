@@ -76,7 +76,8 @@ def annotate(
         footnotes, docstrings that should be raw, files that are no Python.
 
     Raises:
-        ConfigError: nothing to show, or two files that would be the same page.
+        ConfigError: nothing to show, or nothing that can be read; two files that would be the
+            same page.
     """
     site = _Site(out, title)
     site.gather(sources, (root or Path.cwd()).resolve())
@@ -115,6 +116,9 @@ class _Site:
                     file.out = index
         self.files = {file.out: file for file in self.files.values()}
         if not self.files:
+            if self.problems:
+                said = "; ".join(map(str, self.problems))
+                raise ConfigError(f"no file of these can be shown: {said}")
             shown = ", ".join(map(str, sources))
             raise ConfigError(f"no {_SHOWN} file in {shown}; SRC is a folder or a file")
         self.of = {f.module.name: f for f in self.files.values() if f.module}

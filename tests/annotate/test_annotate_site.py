@@ -284,6 +284,12 @@ def test_nothing_to_show_is_an_error(write):
         annotate([root / "gone"], root / "site")
 
 
+def test_nothing_that_can_be_read_is_an_error_that_says_why(write):
+    root = write({"exp/a.py": "x = (\n"})
+    with pytest.raises(ConfigError, match=r"exp/a\.py:1: no Python: '\(' was never closed"):
+        annotate([root / "exp"], root / "site")
+
+
 def test_two_files_that_would_be_one_page_are_an_error(write):
     root = write({"exp/__init__.py": "x = 1\n", "exp/index.md": "# A\n"})
     with pytest.raises(ConfigError, match=r"would both be exp/index\.html"):
