@@ -70,8 +70,7 @@ def _operator(match: re.Match) -> str:
 
 def _styled(char: str, style: str) -> str:
     """The character that Unicode has for a bold, … one: browsers know no other `mathvariant`."""
-    words = style.upper().replace("DOUBLE-STRUCK", "DOUBLE_STRUCK").replace("SANS-S", "SANS_S")
-    words = words.replace("-", " ").replace("_", "-")
+    words = re.sub("-(?!STRUCK|SERIF)", " ", style.upper())
     name = re.sub("^(LATIN|GREEK) | LETTER", "", unicodedata.name(char, ""))
     # Some are older than the block of all others: ℝ, ℒ, ℌ
     for prefix in (f"MATHEMATICAL {words}", words, words.replace("FRAKTUR", "BLACK-LETTER")):

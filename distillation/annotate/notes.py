@@ -130,7 +130,7 @@ def _google(text: str) -> tuple[str, list[int]]:
     numbers: list[int] = []
     base: int | None = None  # indentation of the section's heading
     inner = 0
-    fenced = False
+    fenced = example = False
     for number, line in enumerate(text.split("\n")):
         fenced ^= line.lstrip().startswith(("```", "~~~"))
         indent = len(line) - len(line.lstrip())
@@ -138,17 +138,20 @@ def _google(text: str) -> tuple[str, list[int]]:
             base = None
         heading = None if fenced else _SECTION.match(line.strip())
         if base is None and heading and indent == 0:
-            base, inner = indent, 0
+            base, inner, example = indent, 0, heading[1].startswith("Example")
             if out and out[-1].strip():
                 out.append("")
                 numbers.append(number)
             line = f"**{heading[1]}**"
         elif base is not None and line.strip():
             inner = inner or indent
-            item = _ITEM.match(line.strip()) if indent == inner else None
-            # What hangs below an item is two columns in, for Markdown
-            hanging = " " * (2 + max(0, indent - inner - 4)) if indent > inner else ""
-            line = f"* `{item[1]}`:{item[2]}" if item else hanging + line.strip()
+            if fenced or example:  # code keeps its columns
+                line = line[min(inner, indent) :]
+            else:
+                item = _ITEM.match(line.strip()) if indent == inner else None
+                # What hangs below an item is two columns in, for Markdown
+                hanging = " " * (2 + max(0, indent - inner - 4)) if indent > inner else ""
+                line = f"* `{item[1]}`:{item[2]}" if item else hanging + line.strip()
         out.append(line)
         numbers.append(number)
     return "\n".join(out), numbers
@@ -244,7 +247,7 @@ def _doctest(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     if not silent:
         token = state.push("fence", "code", 0)
         token.info, token.map = "pycon", [start, last]
-        token.content = "\n".join(_line(state, n) for n in range(start, last)) + "\n"
+        token.content = state.getLines(start, last, state.sCount[start], False) + "\n"
         state.line = last
     return True
 

@@ -139,7 +139,7 @@ class Entries:
                 f"{int(sample[0])}, view {int(view[0])}, …) and was opened without a teacher"
             )
         size = self.execution.batch_size
-        if beside is not None and self.inputs.cheap and len(sample) % size:
+        if beside is not None and self.inputs.cheap_to_render and len(sample) % size:
             sample, view = self._filled_up(sample, view, beside)
             rows = None
         rows = np.arange(len(sample)) if rows is None else rows

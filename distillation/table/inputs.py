@@ -30,8 +30,8 @@ class Inputs(ABC):
     views: int
     #: what to do about a view outside the table
     advice = ""
-    #: whether inputs of any key can be had, for next to nothing
-    cheap = False
+    #: whether the inputs of any key can be made here, at little cost beside the teacher
+    cheap_to_render = False
 
     @abstractmethod
     def identity(self) -> dict[str, object]:
@@ -59,7 +59,7 @@ class ImageInputs(Inputs):
     Raises `ConfigError` for views that are not finite (cutout): they have no table.
     """
 
-    cheap = True
+    cheap_to_render = True
 
     def __init__(
         self,

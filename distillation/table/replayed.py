@@ -33,7 +33,7 @@ class ReplayedInputs(ImageInputs):
     Raises `ConfigError` for views without end (cutout).
     """
 
-    cheap = False  # a picture is read and decoded
+    cheap_to_render = False  # a picture is read and decoded
 
     def __init__(
         self, loader: ReplayableLoader, *, epochs: int | None = None, check_images: bool = True

@@ -88,6 +88,9 @@ def percent(value: Spread) -> str:
 
 
 def images(protocol: Facts) -> str:
+    """
+    ### What the images are, in brackets, where the record says it
+    """
     said = protocol.get("images")
     return f" ({said})" if said else ""
 
@@ -206,6 +209,9 @@ def _margin_row(title: str, m: Margin) -> str:
 
 
 def p_value(value: float) -> str:
+    """
+    ### A p-value to four places; a bound where these are zeros
+    """
     return "<0.0001" if value < 1e-4 else f"{value:.4f}"
 
 

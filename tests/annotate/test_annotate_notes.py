@@ -261,6 +261,17 @@ def test_a_section_in_a_block_of_code_is_code():
     assert "Args:\n  a: b" in shown("```text\nArgs:\n  a: b\n```")
 
 
+@pytest.mark.parametrize("heading", ["Example", "Returns"])
+def test_code_in_a_section_keeps_its_columns(heading):
+    code = "def f():\n    if x:\n        return 1"
+    fenced = "\n".join(f"    {line}" for line in f"```\n{code}\n```".split("\n"))
+    assert f"<code>{code}" in shown(f"{heading}:\n{fenced}")
+
+
+def test_what_an_example_prints_keeps_its_columns():
+    assert "[[1],\n [2]]" in shown("Example:\n    >>> f()\n    [[1],\n     [2]]")
+
+
 def test_an_item_with_a_formula_keeps_its_bullet():
     """Long formulas scroll, and what scrolls has no bullet: a box within the item does."""
     found = shown("* one\n* two $x$")
