@@ -168,7 +168,7 @@ def test_odd_outputs_are_left_out(site, cell):
 def test_what_is_no_notebook_is_a_problem(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
     Path("a.ipynb").write_text(text)
-    with pytest.raises(ConfigError, match=r"no \.py, \.md or \.ipynb file"):
+    with pytest.raises(ConfigError, match=r"can be shown: a\.ipynb:1: no notebook"):
         annotate([Path("a.ipynb")], Path("site"))
     Path("b.md").write_text("# B\n\nSee [a](a.ipynb).\n")
     _, problems = annotate([Path("a.ipynb"), Path("b.md")], Path("site"))
