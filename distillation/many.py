@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distillation.data.moving import to_device
+from distillation.devices import resolve_precision
 from distillation.errors import CheckpointError, ConfigError, unknown
 from distillation.frozen_teacher import TeacherSource
 from distillation.interrupts import StopSignals
@@ -106,7 +107,8 @@ def distill_many(
             of `root`), a folder, or a `TeacherTable`, with the layers that the criteria name; None
             runs the teacher, once for each batch. The images of `valid_loaders` have tables of
             their own, where their batches carry keys.
-        precision: "fp32", or autocast in "bf16".
+        precision: "fp32", or autocast in "bf16"; "auto" is bf16 where `device` has instructions
+            for it, else fp32.
         root: of the run store. Given, each student is a run of `experiment` with checkpoints at
             least every `save_seconds`, and the teacher's run as its parent; None records nothing.
         resume: `{name: run UUID}` of all students, to go on where the last common checkpoint is.
@@ -124,8 +126,9 @@ def distill_many(
         TeacherError: a student shares weights with the teacher; as the teacher does.
         CheckpointError: runs to resume have no checkpoint in common, or another kind of optimizer.
     """
-    _check(students, loader, epochs, precision, resume, root)
     device = torch.device(device)
+    precision = resolve_precision(precision, device)
+    _check(students, loader, epochs, precision, resume, root)
     placing = {"precision": precision, "device": device, "epochs": epochs, "root": root}
     with ExitStack() as stack:
         source, teachers = _sources(

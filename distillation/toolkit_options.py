@@ -26,7 +26,8 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "adamW_distilBert": ("AdamW", {"betas": (0.9, 0.98), "eps": 1e-6}),
 }
 SCHEDULERS = ("", "linear_decay_with_warm_up", "cosine_anneal")
-PRECISIONS = {32: "fp32", "32": "fp32", 16: "fp16", "16": "fp16", "bf16": "bf16"}
+PRECISIONS = {32: "fp32", "32": "fp32", 16: "fp16", "16": "fp16"}
+PRECISIONS |= {name: name for name in ("bf16", "auto")}
 COSINE_END = 1e-6  #: learning rate that the cosine approaches
 
 # Of the trainer below the original toolkit: neutral values, and what to do instead of others
@@ -76,7 +77,11 @@ class ToolkitOptions:
     )
     accumulate_grad_batches: int = option(1, (int,), "Batches a step.", example="4", **_COUNT)
     precision: Any = option(
-        32, (int, str), "16 is bf16 on a CPU.", example="16", valid="32, 16 or bf16"
+        32,
+        (int, str),
+        "16 is bf16 on a CPU; auto is bf16 where the device has instructions for it, else 32.",
+        example="16",
+        valid="32, 16, bf16 or auto",
     )
     teacher_table: Any = option(
         None,

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from labml.configs import BaseConfigs
 
 from distillation import runs
-from distillation.devices import leave
+from distillation.devices import AUTO, leave, resolve_precision
 from distillation.errors import ConfigError, DistillationError, RunError, unknown
 from distillation.pipes import ends_with_its_reader
 from experiments.config_check import check, listing, resolve
@@ -30,7 +30,7 @@ SHORT_FORMS = {
     "--subset": ("subset", "train on a stratified, seeded part of N images"),
     "--holdout": ("holdout", "keep N training images back to choose the best checkpoint on"),
     "--device": ("device", "auto, cpu, cuda or mps"),
-    "--precision": ("precision", "fp32, bf16 or fp16"),
+    "--precision": ("precision", "fp32, bf16 or fp16; auto: bf16 if the device has it, else fp32"),
 }
 
 
@@ -135,6 +135,8 @@ def _parser(configs: type[BaseConfigs], title: str, has_teacher: bool) -> argpar
 def given_values(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     ### Configuration values on the command line, as they were typed
+
+    But for the precision `auto`: a run says in which one it is computed.
     """
     given = {key: getattr(arguments, key) for key, _ in SHORT_FORMS.values()}
     given = {k: v for k, v in given.items() if v is not None}
@@ -146,6 +148,8 @@ def given_values(arguments: argparse.Namespace) -> dict[str, Any]:
         if given.get(key, value) != value:
             raise ConfigError(_twice(key, given[key], value))
         given[key] = value
+    if given.get("precision") == AUTO:
+        given["precision"] = resolve_precision(AUTO, given.get("device"))
     return given
 
 

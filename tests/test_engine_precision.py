@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import platform
+import warnings
+from pathlib import Path
+
 import pytest
 import torch
 from engine_case import images, make_engine, perceptron, weights
 
-from distillation.devices import make_accelerator
+from distillation.devices import make_accelerator, resolve_precision
 from distillation.errors import ConfigError
 
 
@@ -27,6 +31,33 @@ def test_the_forward_pass_is_in_the_precision_that_was_asked_for(name, dtype):
 def test_fp16_on_a_cpu_becomes_bf16_with_a_warning():
     with pytest.warns(UserWarning, match="fp16 needs a GPU; bf16 is used"):
         assert seen_by_the_model(precision="fp16") == torch.bfloat16
+
+
+def instructions() -> set[str]:
+    """What the processor says it can do; Linux on x86 only."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        pytest.skip("reads /proc/cpuinfo of an x86 processor")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return set(next(line for line in lines if line.startswith("flags")).split())
+
+
+def test_auto_is_bf16_where_the_processor_has_instructions_for_it_and_fp32_where_not():
+    has_bf16 = instructions() & {"avx512_bf16", "amx_tile"}
+    name, dtype = ("bf16", torch.bfloat16) if has_bf16 else ("fp32", torch.float32)
+    assert (
+        resolve_precision("auto", "cpu") == resolve_precision("auto", torch.device("cpu")) == name
+    )
+    assert seen_by_the_model(precision="auto", device="cpu") == dtype
+
+
+def test_bf16_is_warned_of_where_it_is_far_slower_than_fp32():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert seen_by_the_model(precision="bf16", device="cpu") == torch.bfloat16
+        assert resolve_precision("fp32", "cpu") == "fp32"
+    told = [str(w.message) for w in caught if "no instructions for bf16" in str(w.message)]
+    assert len(told) == ("avx512f" not in instructions())
+    assert all("'auto'" in text for text in told)
 
 
 def test_precisions_may_follow_each_other_in_one_process():

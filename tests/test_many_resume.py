@@ -12,6 +12,7 @@ from many_kit import cosine, make_loader, make_student, make_students, make_teac
 
 from distillation import runs
 from distillation.data import TensorLoader
+from distillation.devices import resolve_precision
 from distillation.errors import CheckpointError, ConfigError, TeacherError
 from distillation.many import distill_many
 from distillation.models.digits import DigitsLargeModel
@@ -125,6 +126,19 @@ def test_resume_records_what_was_given_anew(tmp_path):
     run = runs.find(uuid, tmp_path)
     assert run.config["precision"] == "bf16"
     assert run.info["resumed"][-1]["changed"] == {"precision": ["fp32", "bf16"]}
+
+
+def test_precision_auto_is_recorded_as_what_it_was(tmp_path):
+    results = distill_many(
+        {"a": make_student()},
+        make_teacher(),
+        make_loader(),
+        epochs=1,
+        root=tmp_path,
+        precision="auto",
+    )
+    run = runs.find(results["a"].run_uuid, tmp_path)
+    assert run.config["precision"] == resolve_precision("auto", "cpu")
 
 
 def test_resume_refuses_another_kind_of_optimizer(tmp_path):

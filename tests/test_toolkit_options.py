@@ -10,6 +10,7 @@ import pytest
 import torch
 from toolkit_kit import Accuracy, after, net, rates, train_loader, training, valid_loader, weights
 
+from distillation.devices import resolve_precision
 from distillation.errors import ConfigError, RunError
 from distillation.toolkit_options import OPTIMIZERS
 
@@ -106,6 +107,15 @@ def test_sixteen_bits_on_a_cpu_are_bf16_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match="fp16 needs a GPU; bf16 is used"):
         after(tmp_path, student=student, precision=16)
     assert set(seen) == {torch.bfloat16}
+
+
+def test_precision_auto_is_what_the_device_is_fast_at(tmp_path):
+    seen = []
+    student = net()
+    student[0].register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    after(tmp_path, student=student, precision="auto")
+    fast = {"bf16": torch.bfloat16, "fp32": torch.float32}[resolve_precision("auto")]
+    assert set(seen) == {fast}
 
 
 def test_deterministic_asks_for_deterministic_algorithms_and_gives_the_setting_back(tmp_path):

@@ -55,7 +55,7 @@ def cache(
         ),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="fp32, bf16 or fp16.", show_default="the run's")
+        str | None, typer.Option(help="fp32, bf16, fp16 or auto.", show_default="the run's")
     ] = None,
     channels_last: Annotated[
         bool | None,
@@ -120,6 +120,7 @@ def cache(
 
     import torch
 
+    from distillation.devices import usual_device
     from distillation.evaluation import check_device
     from distillation.table import recorded
     from distillation.table.attach import table_folder, tables_root
@@ -127,7 +128,7 @@ def cache(
     from distillation.table.teacher_table import TeacherTable
     from distillation.teacher import FrozenTeacher
 
-    usual = _students_device()
+    usual = usual_device()
     place = check_device(usual if device == "auto" else device)
     inputs = recorded.recorded_inputs(found, dataset=dataset, data=data, views=views, **cuts)
     if split != "all":
@@ -236,15 +237,6 @@ def _student(found: Any, folder: Path | None, root: str | None, seen: dict[str, 
     if root is not None:
         options += ["--runs", str(root)]
     return shlex.join(options)
-
-
-def _students_device() -> str:
-    """What `device=auto` is for a student."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _classes(text: str | None) -> list[int] | None:

@@ -9,6 +9,7 @@ import torch
 
 from distillation import data as datasets
 from distillation.data import CropFlip, ImageSet, Views
+from distillation.devices import resolve_precision
 from distillation.errors import ConfigError, RunError, unknown
 from distillation.runs import Run
 from distillation.table.compute import Execution
@@ -97,9 +98,10 @@ def recorded_execution(
 ) -> Execution:
     """How the run's model is to be run: as in its configuration, unless said otherwise.
 
-    fp16 on a CPU is bf16, as for the student that is trained there.
+    "auto" is bf16 where the device computes it fast, else fp32; fp16 on a CPU is bf16: both as for
+    the student that is trained there.
     """
-    precision = precision or run.config.get("precision", "fp32")
+    precision = resolve_precision(precision or run.config.get("precision", "fp32"), device)
     if channels_last is None:
         channels_last = bool(run.config.get("channels_last", False))
     return Execution(

@@ -11,7 +11,7 @@ from distillation.compiling import MODES
 from distillation.table.teacher_table import TeacherTable
 from distillation.trainer.schema import one_of, option, positive
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 _STEP = {"group": "The step"}
 _EMA = {"group": "Averages of the weights"}
 
@@ -44,7 +44,7 @@ class StepParams:
         False,
         (bool, str, None),
         "Precision of the forward pass, of student and teacher; True is bf16. fp16 scales the "
-        "loss and needs a GPU.",
+        "loss and needs a GPU; auto is bf16 where the device has instructions for it, else fp32.",
         example='"bf16"',
         valid="True, False, None, " + ", ".join(f"`{p}`" for p in PRECISIONS),
         check=one_of(*PRECISIONS),

@@ -40,7 +40,7 @@ from distillation.trainer.training import TRAIN, Training
 
 
 def precision_of(params: TrainingParams) -> str:
-    """Engine's name of `mixed_precision`."""
+    """Engine's name of `mixed_precision`; "auto" waits for a device."""
     if isinstance(params.mixed_precision, str):
         return params.mixed_precision
     return "bf16" if params.mixed_precision else "fp32"

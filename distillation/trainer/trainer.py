@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from distillation import runs
-from distillation.devices import make_accelerator
+from distillation.devices import AUTO, make_accelerator, resolve_precision
 from distillation.engine import Engine
 from distillation.errors import ConfigError
 from distillation.hooks import Hooks
@@ -126,6 +126,9 @@ class Trainer:
     ) -> dict[str, float]:
         if train_loader is None:
             raise ConfigError("train() needs a train_loader.")
+        # A run says in which precision it is computed
+        if params.mixed_precision == AUTO:
+            params.mixed_precision = resolve_precision(AUTO, self.device)
         before = record.run_to_resume(params, self.experiment_name, self.root)
         if before is not None:
             self._check_resume(before, task, params)

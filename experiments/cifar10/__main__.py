@@ -4,7 +4,7 @@ r"""
 A large model is trained and recorded; a small one is trained alone; the same small one is trained
 again from the large one, which it finds by run UUID. A table and pictures say what it bought.
 
-    python -m experiments.cifar10 --precision bf16
+    python -m experiments.cifar10 --precision auto
 """
 
 from distillation.data import cifar10

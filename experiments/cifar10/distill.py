@@ -39,8 +39,8 @@ set itself.
 
 Train the [large model](large.html) first; its run UUID names it as the teacher:
 
-    python -m experiments.cifar10.large --precision bf16
-    python -m experiments.cifar10.distill --precision bf16 --teacher d46cd53e
+    python -m experiments.cifar10.large --precision auto
+    python -m experiments.cifar10.distill --precision auto --teacher d46cd53e
 """
 
 from collections.abc import Callable

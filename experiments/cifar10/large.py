@@ -4,7 +4,7 @@ r"""
 This trains the large model of the [distillation experiment](distill.html), with dropout and on the
 labels alone. Its run UUID, the last line that is printed, names it as the teacher:
 
-    python -m experiments.cifar10.large --precision bf16
+    python -m experiments.cifar10.large --precision auto
 """
 
 from labml import experiment

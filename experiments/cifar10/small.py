@@ -4,7 +4,7 @@ r"""
 This trains the small model on the labels alone: what the
 [distilled one](distill.html) has to beat.
 
-    python -m experiments.cifar10.small --precision bf16
+    python -m experiments.cifar10.small --precision auto
 """
 
 from labml import experiment

@@ -12,6 +12,7 @@ import pytest
 from experiment_case import CHECKOUT, command, wait_for
 
 from distillation import runs
+from distillation.devices import resolve_precision
 from experiments.config_check import resolve
 from experiments.digits import distill, large, small
 
@@ -171,6 +172,8 @@ def test_a_value_that_comes_too_late_for_a_run_is_refused(chain):
     assert notes.read_text() == before
     # What it had already, and where it runs, may be said
     same = ["--resume", "--epochs", "2", "--device", "cpu"]
+    if resolve_precision("auto", "cpu") == "fp32":
+        same += ["--precision", "auto"]
     assert command("digits.__main__", *same, root=root).code == 0
 
 

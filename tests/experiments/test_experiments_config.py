@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillation import runs
+from distillation.devices import resolve_precision
 from distillation.errors import ConfigError
 from experiments.cifar10 import distill as cifar10_distill
 from experiments.cifar10 import large as cifar10_large
@@ -59,6 +60,13 @@ def test_what_is_named_wins_over_a_preset_in_any_order():
         given = [part for item in line for part in ("--set", item)]
         config = config_of(distill.Configs, "--teacher", "x", *given, has_teacher=True)
         assert (config["temperature"], config["soft_targets_weight"]) == (3.0, 100.0)
+
+
+@pytest.mark.parametrize("given", [["--precision", "auto"], ["--set", "precision=auto"]])
+def test_the_precision_auto_becomes_that_of_the_device(given):
+    config = config_of(small.Configs, *given, "--device", "cpu")
+    # So a run says in which one it is computed, and goes on in it
+    assert config["precision"] == resolve_precision("auto", "cpu")
 
 
 def test_the_promised_keys_are_there():

@@ -236,7 +236,10 @@ def test_a_root_that_can_hold_no_runs_is_named_with_the_way_out(tmp_path):
 def test_a_warning_is_one_line(warm, store):
     done = warm.run("digits.small", "--epochs", "0", "--precision", "fp16", root=store)
     assert done.code == 0
-    assert done.err == "warning: fp16 needs a GPU; bf16 is used on the CPU instead\n"
+    lines = done.err.splitlines()
+    assert lines[0] == "warning: fp16 needs a GPU; bf16 is used on the CPU instead"
+    # A second one where the processor is slow at it
+    assert all(line.startswith("warning: this processor has no instr") for line in lines[1:])
 
 
 def test_a_full_disk_keeps_the_older_checkpoint(warm, store, trained):

@@ -11,6 +11,7 @@ from table_case import make_teacher
 
 from distillation import Trainer, cli, models, runs
 from distillation.data import CropFlip, TensorLoader, digits
+from distillation.devices import resolve_precision
 from distillation.models.digits import DigitsLargeModel
 from distillation.references import Reference
 from distillation.table import Execution, ImageInputs
@@ -126,11 +127,11 @@ def test_it_says_with_which_options_a_student_finds_the_tables(teacher_run, tmp_
 
 def test_another_device_than_the_students_is_said(teacher_run, tmp_path, capsys, monkeypatch):
     """The device is in a table's fingerprint: a student looks for the one of its own."""
-    from distillation.commands import cache
+    from distillation import devices
     from distillation.table import compute
 
     names = {"cpu": "cpu AVX512", "meta": "cuda Some Board"}
-    monkeypatch.setattr(cache, "_students_device", lambda: "meta")
+    monkeypatch.setattr(devices, "usual_device", lambda: "meta")
     monkeypatch.setattr(compute, "device_name", lambda device: names[device.type])
     command = ("cache", teacher_run, "--views", 1, "--split", "test", "--runs", tmp_path)
     _, facts, said = distill(capsys, *command, "--device", "cpu")
@@ -287,6 +288,7 @@ def test_the_default_is_what_the_run_recorded(teacher_run, tmp_path, capsys):
     assert recorded_execution(run, None, None, cpu) == Execution(channels_last=True)
     # As for a student: there is no fp16 on a CPU
     assert recorded_execution(run, "fp16", 64, cpu).precision == "bf16"
+    assert recorded_execution(run, "auto", 64, cpu).precision == resolve_precision("auto", cpu)
     inputs = recorded_inputs(run)
     assert isinstance(inputs["train"], ImageInputs)
     assert (inputs["train"].samples, inputs["train"].views) == (100, 9)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from trainer_kit import Net, NormNet, Recorder, effect_of, loaders, make, rows, trained, weights
 
+from distillation.devices import resolve_precision
 from distillation.errors import ConfigError, ShapeError
 from distillation.trainer import Callback, Trainer
 
@@ -212,6 +213,12 @@ def test_mixed_precision_runs_the_forward_in_it(tmp_path, given):
     assert {p.dtype for p in net.parameters()} == {torch.float32}
     told = any("fp16 needs a GPU" in str(w.message) for w in caught)
     assert told == (given == "fp16")
+
+
+def test_precision_auto_is_recorded_as_what_it_was(tmp_path):
+    expected = resolve_precision("auto", "cpu")
+    trainer = trained(tmp_path, make(), mixed_precision="auto", max_train_batches=1)
+    assert trainer.run.config["training_params"]["mixed_precision"] == expected
 
 
 @effect_of("torch_compile_mode")
