@@ -15,12 +15,13 @@ from pathlib import Path
 
 from distillation import runs
 from distillation.data import cifar10
+from distillation.devices import resolve_precision
 from distillation.errors import ConfigError, unknown
 from experiments.command_line import Parser, run_main
 from experiments.record.check import check
 from experiments.record.front import differences, publish
 from experiments.record.making import Maker
-from experiments.record.protocol import FULL, GROUPS, SMOKE
+from experiments.record.protocol import FULL, GROUPS, SMOKE, Scale
 from experiments.record.subset import write_subset
 from experiments.record.training import Runs
 
@@ -42,6 +43,11 @@ def _parse(arguments: list[str] | None):
         metavar="GROUP",
         help=f"of {', '.join(GROUPS)}; or one part, such as small_0",
     )
+    parser.add_argument(
+        "--precision",
+        metavar="NAME",
+        help="compute what is missing in fp32, bf16, fp16 or auto (else in the protocol's)",
+    )
     parser.add_argument("--check", metavar="FOLDER", help="compute a record's page again, compare")
     parser.add_argument("--smoke", action="store_true", help="rehearse all of it in minutes")
     options = parser.parse_args(arguments)
@@ -49,7 +55,10 @@ def _parse(arguments: list[str] | None):
     for name in options.only:
         if name not in GROUPS and re.sub(r"_\d+$", "", name) not in GROUPS:
             raise ConfigError(unknown("group", name, GROUPS))
-    if options.check and (options.smoke or options.out or options.only or options.images):
+    if options.precision:
+        options.precision = resolve_precision(options.precision)
+    making = (options.smoke, options.out, options.only, options.images, options.precision)
+    if options.check and any(making):
         raise ConfigError("--check only looks; give it alone")
     return options
 
@@ -65,8 +74,7 @@ def main(arguments: list[str] | None = None):
         return _rehearse(options)
     folder = Path(options.out) if options.out else _newest()
     store = Runs(runs.root(options.runs), options.data)
-    maker = Maker(folder, store, FULL, set(options.only), options.images)
-    print("\n" + maker.make())
+    print("\n" + _maker(folder, store, FULL, options).make())
     if folder.resolve() == _newest():
         publish(folder, README)
     return _report(folder)
@@ -82,8 +90,12 @@ def _rehearse(options):
         write_subset(train, test, place / "data")
         folder = Path(options.out) if options.out else place / "record"
         store = Runs(runs.root(place / "logs"), str(place / "data"))
-        print("\n" + Maker(folder, store, SMOKE, set(options.only), options.images).make())
+        print("\n" + _maker(folder, store, SMOKE, options).make())
         _report(folder)
+
+
+def _maker(folder: Path, store: Runs, scale: Scale, options) -> Maker:
+    return Maker(folder, store, scale, set(options.only), options.images, options.precision)
 
 
 def _report(folder: Path) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 from distillation.checkpoint import atomic_write
 from distillation.errors import ConfigError
-from experiments.record.page import images, p_value, paired, table, targets
-from experiments.record.protocol import GROUPS, TUTORIAL
+from experiments.record.page import images, p_value, paired, precisions, table, targets, title
+from experiments.record.plan import members
+from experiments.record.protocol import TUTORIAL
 from experiments.record.results import read
 
 Facts = dict[str, Any]
@@ -58,13 +59,14 @@ def summary(place: str, protocol: Facts, found: dict[str, Facts]) -> str:
             "tell what comes from the teacher and what from training alone. Each crop and flip of "
             "an image is a view of it.",
             "",
-            table(found),
+            table(protocol, found),
             "",
             *_margins(protocol, found),
             f"![test accuracy after each epoch]({place}/figures/curves.png)",
             "",
             f"Last epoch, all {protocol['data']['test']:,} test images{images(protocol)}; no "
-            f"student is chosen on them; ± is the standard deviation over the seeds. {TUTORIAL} "
+            "student is chosen on them; ± is the standard deviation over the seeds. "
+            f"{precisions(protocol, found)}{TUTORIAL} "
             f"{_goals(protocol, found)}[The record]({place}/README.md) has the tests, the search, "
             "what was transferred, every run and its command; "
             f"`python -m experiments.record --check {place}` computes all of it again.",
@@ -83,7 +85,7 @@ def _margins(protocol: Facts, found: dict[str, Facts]) -> list[str]:
             p = f"p = {p_value(result.p_seeds)}".replace("= <", "< ")
             said.append(
                 f"**{100 * over.mean:+.2f} ± {100 * over.error:.2f}** points over "
-                f"“{GROUPS[other]}” ({over.n} seeds, {p})"
+                f"“{title(protocol, other, members(found, other))}” ({over.n} seeds, {p})"
             )
     if not said:
         return []
@@ -97,8 +99,8 @@ def _margins(protocol: Facts, found: dict[str, Facts]) -> list[str]:
 def _goals(protocol: Facts, found: dict[str, Facts]) -> str:
     """What was hoped for beforehand, and whether it was reached, as a sentence"""
     said = [
-        f"{title} {least}, {'reached' if met else '**missed**'}"
-        for title, least, _, met in targets(protocol, found)
+        f"{what} {least}, {'reached' if met else '**missed**'}"
+        for what, least, _, met in targets(protocol, found)
     ]
     return f"Hoped for beforehand, at least: {'; '.join(said)}. " if said else ""
 

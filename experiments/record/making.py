@@ -35,14 +35,22 @@ class Maker:
     * `folder` is the record's, `store` has the runs, `scale` says how much of everything
     * `only` are the groups or parts to run; empty is all of them
     * `images` is what the page says of the images, beside their number
+    * `precision` is what the runs are computed in, if it is not the protocol's
 
     Several may work at one record, each at other parts.
     """
 
     def __init__(
-        self, folder: Path, store: Runs, scale: Scale, only: set[str], images: str | None = None
+        self,
+        folder: Path,
+        store: Runs,
+        scale: Scale,
+        only: set[str],
+        images: str | None = None,
+        precision: str | None = None,
     ):
         self.folder, self.store, self.scale, self.only = folder, store, scale, only
+        self.precision = precision
         self.train, self.test = cifar10(store.data)
         self.found = results.read(folder)
         self.protocol = self._protocol(images)
@@ -83,12 +91,15 @@ class Maker:
             self.found = results.read(self.folder)
         self._compare()
         for name in sorted(self.only):
-            if not any(name in (part.group, part.key) for part in plan(self.scale, self.found)):
+            if not any(name in (part.group, part.key) for part in self._plan()):
                 print(f"{name} was not run: the search that chooses its values has not ended")
         return self.write()
 
+    def _plan(self) -> list[Part]:
+        return plan(self.scale, self.found, self.precision)
+
     def _next(self, done: set[str]) -> Part | None:
-        for part in plan(self.scale, self.found):
+        for part in self._plan():
             wanted = not self.only or self.only & {part.group, part.key}
             if wanted and part.key not in done:
                 return part
@@ -122,7 +133,10 @@ class Maker:
             self._unchanged(part)
             return
         teacher = None if part.learns_from is None else self._teacher(part.learns_from)
-        run = self.store.train(part, teacher.uuid if teacher else None)
+        self._write(part, self.store.train(part, teacher.uuid if teacher else None))
+
+    def _write(self, part: Part, run: Run) -> None:
+        """Measure a run that has ended, and write it down"""
         facts = results.describe(part, run, self.store)
         if part.learns_from in self.found:
             # The same teacher, though it may have been trained again
@@ -150,19 +164,25 @@ class Maker:
 
     def _teacher(self, key: str) -> Run:
         """The run of a teacher: from the store, or made again where its weights are gone"""
-        part = next(p for p in plan(self.scale, self.found) if p.key == key)
-        gone = self.store.find(part, None) is None
+        part = next(p for p in self._plan() if p.key == key)
         run = self.store.train(part)
-        if gone and key in self.found:
-            again = results.test_logits(run, self.train, self.test).argmax(dim=-1)
-            if "".join(map(str, again.tolist())) != self.found[key]["predictions"]:
+        recorded = self.found.get(key)
+        if recorded is not None and run.uuid != recorded["run"] and not self._equals(run, recorded):
+            # An untrained teacher costs minutes; a trained one has students to be compared
+            if key == "large" or any(f["learns_from"] == key for f in self.found.values()):
                 raise TeacherError(
-                    f"run {run.uuid} has been trained in the place of {self.found[key]['run']}, "
-                    f"whose weights are not in {self.store.root}, and does not equal it (another "
+                    f"run {run.uuid} has been trained in the place of {recorded['run']}, whose "
+                    f"weights are not in {self.store.root}, and does not equal it (another "
                     "processor or version adds in another order). Students of two teachers do not "
                     "belong in one record: give another folder with --out"
                 )
+            self._write(part, run)
         return run
+
+    def _equals(self, run: Run, recorded: dict[str, Any]) -> bool:
+        """Whether a run that was trained again says what the recorded one said"""
+        again = results.test_logits(run, self.train, self.test).argmax(dim=-1)
+        return "".join(map(str, again.tolist())) == recorded["predictions"]
 
     def _keep(self, logits: torch.Tensor) -> None:
         """Keep the large model's test logits: later parts are compared with them"""

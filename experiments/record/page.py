@@ -37,10 +37,10 @@ def page(protocol: Facts, found: dict[str, Facts]) -> str:
     parts = [
         "# The record: CIFAR-10, large, small, distilled",
         _introduction(protocol, found),
-        table(found),
+        table(protocol, found),
         _targets(protocol, found),
         _margin(protocol, found),
-        _searches(found),
+        _searches(protocol, found),
         _transferred(protocol, found),
         "## Curves\n\n![test accuracy after each epoch](figures/curves.png)",
         _runs(found),
@@ -49,7 +49,16 @@ def page(protocol: Facts, found: dict[str, Facts]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def table(found: dict[str, Facts]) -> str:
+def title(protocol: Facts, group: str, runs: list[Facts]) -> str:
+    """
+    ### What the table calls runs of a group: with their precision, if it is not the protocol's
+    """
+    used = {facts["config"]["precision"] for facts in runs}
+    other = sorted(used - {protocol["scale"]["precision"]})
+    return f"{GROUPS[group]} ({' and '.join(other)})" if other else GROUPS[group]
+
+
+def table(protocol: Facts, found: dict[str, Facts]) -> str:
     """
     ### The table, which stands at the top of the project's README too
     """
@@ -58,21 +67,22 @@ def table(found: dict[str, Facts]) -> str:
         "|---|---:|---:|---:|---:|---:|",
     ]
     for group in ("large", "small", "distilled"):
-        lines.append(_row(group, found, f"{100 * PUBLISHED[group]:.0f} %"))
+        lines.append(
+            _row(protocol, group, members(found, group), f"{100 * PUBLISHED[group]:.0f} %")
+        )
     for group in CONTROLS:
-        lines.append(_row(group, found, ""))
+        lines.append(_row(protocol, group, members(found, group), ""))
     return "\n".join(lines)
 
 
-def _row(group: str, found: dict[str, Facts], published: str) -> str:
-    runs = members(found, group)
+def _row(protocol: Facts, group: str, runs: list[Facts], published: str) -> str:
     if not runs:
         return f"| {GROUPS[group]} | | | | not run yet | {published} |"
     shown = percent(spread([facts["accuracy"] for facts in runs]))
     first = runs[0]
     return (
-        f"| {GROUPS[group]} | {first['parameters']:,} | {first['config']['epochs']} | {len(runs)} "
-        f"| {shown} | {published} |"
+        f"| {title(protocol, group, runs)} | {first['parameters']:,} | {first['config']['epochs']} "
+        f"| {len(runs)} | {shown} | {published} |"
     )
 
 
@@ -95,6 +105,16 @@ def images(protocol: Facts) -> str:
     return f" ({said})" if said else ""
 
 
+def precisions(protocol: Facts, found: dict[str, Facts]) -> str:
+    """
+    ### What the marks of another precision mean, as a sentence, where there are such
+    """
+    usual = protocol["scale"]["precision"]
+    if {facts["config"]["precision"] for facts in found.values()} <= {usual}:
+        return ""
+    return f"Computed in {usual}, but for what is marked: not every processor is fast at it. "
+
+
 def _introduction(protocol: Facts, found: dict[str, Facts]) -> str:
     data, scale = protocol["data"], protocol["scale"]
     lines = [
@@ -102,11 +122,11 @@ def _introduction(protocol: Facts, found: dict[str, Facts]) -> str:
         f"a distilled one reach on CIFAR-10. Here it is measured again. {TUTORIAL}",
         f"{data['train']:,} training images, {data['test']:,} test images{images(protocol)}. "
         "Accuracies are of the last epoch, on all test images. ± is the standard deviation over "
-        f"the seeds. Hyper-parameters were chosen on {scale['holdout']:,} held out training images "
-        f"([the search](#the-search)): {scale['trials']} trials of the plain student chose "
-        "learning rate and weight decay of all students but the one with the tutorial's recipe, "
-        f"{scale['trials']} of the distilled one its temperature and weights; the models were then "
-        "trained on all training images. "
+        f"the seeds. {precisions(protocol, found)}Hyper-parameters were chosen on "
+        f"{scale['holdout']:,} held out training images ([the search](#the-search)): "
+        f"{scale['trials']} trials of the plain student chose learning rate and weight decay of "
+        f"all students but the one with the tutorial's recipe, {scale['trials']} of the distilled "
+        "one its temperature and weights; the models were then trained on all training images. "
         f"Plain and distilled students see the same {scale['views']} views of each image, so that "
         "the teacher is asked once for each; a control sees all views there are. All seeds have "
         "one teacher and one choice of views: what other teachers would do, the spread does not "
@@ -136,14 +156,14 @@ def targets(protocol: Facts, found: dict[str, Facts]) -> list[tuple[str, str, st
         runs = members(found, group)
         if runs:
             mean = spread([facts["accuracy"] for facts in runs]).mean
-            rows.append((GROUPS[group], TARGETS[group], mean, "%", ""))
+            rows.append((title(protocol, group, runs), TARGETS[group], mean, "%", ""))
     result = paired(protocol, found, "distilled", "small")
     if result is not None:
-        title = f"{GROUPS['distilled']} − {GROUPS['small']}"
-        rows.append((title, TARGETS["margin"], result.over_seeds.mean, "points", "+"))
+        what = _difference(protocol, found, "small")
+        rows.append((what, TARGETS["margin"], result.over_seeds.mean, "points", "+"))
     return [
-        (title, f"{100 * least:{sign}.2f} {unit}", f"{100 * x:{sign}.2f} {unit}", x >= least)
-        for title, least, x, unit, sign in rows
+        (what, f"{100 * least:{sign}.2f} {unit}", f"{100 * x:{sign}.2f} {unit}", x >= least)
+        for what, least, x, unit, sign in rows
     ]
 
 
@@ -159,8 +179,8 @@ def _targets(protocol: Facts, found: dict[str, Facts]) -> str:
         "| | at least | measured | |",
         "|---|---:|---:|---|",
     ]
-    for title, least, measured, met in rows:
-        lines.append(f"| {title} | {least} | {measured} | {'reached' if met else '**missed**'} |")
+    for what, least, measured, met in rows:
+        lines.append(f"| {what} | {least} | {measured} | {'reached' if met else '**missed**'} |")
     return "\n".join(lines)
 
 
@@ -182,7 +202,7 @@ def _margin(protocol: Facts, found: dict[str, Facts]) -> str:
     for other in ("small", *CONTROLS):
         result = paired(protocol, found, "distilled", other)
         if result is not None:
-            lines.append(_margin_row(f"{GROUPS['distilled']} − {GROUPS[other]}", result))
+            lines.append(_margin_row(_difference(protocol, found, other), result))
     if not lines:
         return ""
     head = [
@@ -198,12 +218,17 @@ def _margin(protocol: Facts, found: dict[str, Facts]) -> str:
     return "\n\n".join(head) + "\n" + "\n".join(lines)
 
 
-def _margin_row(title: str, m: Margin) -> str:
+def _difference(protocol: Facts, found: dict[str, Facts], other: str) -> str:
+    pair = (title(protocol, group, members(found, group)) for group in ("distilled", other))
+    return " − ".join(pair)
+
+
+def _margin_row(what: str, m: Margin) -> str:
     error = "" if m.over_seeds.error is None else f"{100 * m.over_seeds.error:.2f}"
     p_images = ", ".join(map(p_value, m.p_images))
     p_seeds = "" if m.p_seeds is None else p_value(m.p_seeds)
     return (
-        f"| {title} | {m.over_seeds.n} | **{100 * m.over_seeds.mean:+.2f}** | {error} | {p_seeds} "
+        f"| {what} | {m.over_seeds.n} | **{100 * m.over_seeds.mean:+.2f}** | {error} | {p_seeds} "
         f"| {100 * m.image_error:.2f} | {m.gained} | {m.lost} | {p_images} |"
     )
 
@@ -215,16 +240,15 @@ def p_value(value: float) -> str:
     return "<0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
-def _searches(found: dict[str, Facts]) -> str:
+def _searches(protocol: Facts, found: dict[str, Facts]) -> str:
     lines = []
     for group, search in SEARCHES.items():
         trials = members(found, search)
         for facts in trials:
             mark = " ←" if facts is chosen(trials) else ""
             tried = ", ".join(f"{k}={v}" for k, v in facts["tried"].items())
-            lines.append(
-                f"| {GROUPS[group]} | {tried} | {100 * facts['accuracy_valid']:.2f} %{mark} |"
-            )
+            model = title(protocol, group, [facts])
+            lines.append(f"| {model} | {tried} | {100 * facts['accuracy_valid']:.2f} %{mark} |")
     if not lines:
         return ""
     head = (
@@ -250,26 +274,26 @@ def _transferred(protocol: Facts, found: dict[str, Facts]) -> str:
         "is KL(large ‖ student) on the test images, in nats, at T = 1; ECE is the expected "
         "calibration error with 15 bins. Means over the seeds.",
         "| model | agreement with the large model | KL | ECE |\n|---|---:|---:|---:|\n"
-        + "\n".join(_transfer_row(group, runs) for group, runs in rows),
+        + "\n".join(_transfer_row(title(protocol, group, runs), runs) for group, runs in rows),
         "### Accuracy per class",
         _per_class(protocol, rows),
     ]
     return "\n\n".join(lines)
 
 
-def _transfer_row(group: str, runs: list[Facts]) -> str:
+def _transfer_row(model: str, runs: list[Facts]) -> str:
     def mean(key: str, text: str) -> str:
         values = [facts[key] for facts in runs if facts[key] is not None]
         return text.format(spread(values).mean) if values else ""
 
     agreement = mean("agreement", "{:.2%}").replace("%", " %")
     ece = mean("ece", "{:.2%}").replace("%", " %")
-    return f"| {GROUPS[group]} | {agreement} | {mean('kl', '{:.3f}')} | {ece} |"
+    return f"| {model} | {agreement} | {mean('kl', '{:.3f}')} | {ece} |"
 
 
 def _per_class(protocol: Facts, rows: list[tuple[str, list[Facts]]]) -> str:
     labels = classes(protocol["labels"])
-    head = "| class | " + " | ".join(GROUPS[group] for group, _ in rows) + " |"
+    head = "| class | " + " | ".join(title(protocol, *row) for row in rows) + " |"
     lines = [head, "|---|" + "---:|" * len(rows)]
     for index, name in enumerate(protocol["data"]["classes"]):
         of_class = labels == index

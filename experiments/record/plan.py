@@ -6,6 +6,7 @@ A search has to end before the parts that take up what it has found.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -52,18 +53,25 @@ def tried(part: Part) -> Facts:
     return dict(TRIALS[group][int(part.key.rpartition("_")[2]) - 1])
 
 
-def plan(scale: Scale, found: Mapping[str, Facts]) -> list[Part]:
+def plan(scale: Scale, found: Mapping[str, Facts], precision: str | None = None) -> list[Part]:
     """
     ### The parts whose values are known, in the order in which they are run
 
-    `found` are the recorded runs by key.
+    `found` are the recorded runs by key. `precision` is what the others are computed in, if it is
+    not the protocol's: not every processor can compute in that.
     """
     choices: Choices = {}
     for group in SEARCHES:
         base = choices[BASES[group]] if group in BASES else {}
         own = _choice(scale, found, group)
         choices[group] = None if base is None or own is None else {**base, **own}
-    return _parts(scale, choices)
+    return [_computed(part, found.get(part.key), precision) for part in _parts(scale, choices)]
+
+
+def _computed(part: Part, facts: Facts | None, precision: str | None) -> Part:
+    """The part in the precision that it was recorded in, or else shall have"""
+    used = precision if facts is None else facts["config"]["precision"]
+    return part if used is None else replace(part, values={**part.values, "precision": used})
 
 
 def sizes(scale: Scale) -> Counter[str]:

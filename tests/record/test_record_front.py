@@ -10,10 +10,14 @@ from scipy.stats import ttest_rel
 from experiments.record.front import summary
 
 IMAGES = 1000
-PROTOCOL = {"labels": "0" * IMAGES, "data": {"train": 50_000, "test": IMAGES}}
+PROTOCOL = {
+    "labels": "0" * IMAGES,
+    "data": {"train": 50_000, "test": IMAGES},
+    "scale": {"precision": "bf16"},
+}
 
 
-def recorded(group, accuracies):
+def recorded(group, accuracies, precision="bf16"):
     """Runs of a group, a seed for each accuracy."""
     rows = {}
     for seed, accuracy in enumerate(accuracies):
@@ -25,7 +29,7 @@ def recorded(group, accuracies):
             "accuracy": accuracy,
             "predictions": "0" * right + "1" * (IMAGES - right),
             "parameters": 437034,
-            "config": {"epochs": 30},
+            "config": {"epochs": 30, "precision": precision},
         }
     return rows
 
@@ -68,6 +72,16 @@ def test_a_margin_that_cannot_be_tested_is_not_told(alone):
 def test_a_loss_is_told_as_it_is():
     line = said(recorded("distilled", (0.8, 0.81)), recorded("small", (0.85, 0.85)))
     assert "**-4.50 ± 0.50** points" in line
+
+
+def test_what_was_computed_in_another_precision_is_marked_and_said():
+    rows = recorded("small", (0.86, 0.87)) | recorded("smoothing", (0.88,), "fp32")
+    text = summary("records/x", PROTOCOL, rows)
+    assert "| control: alone, label smoothing 0.1 (fp32) | 437,034 | 30 | 1 |" in text
+    assert "| Small, alone | 437,034 | 30 | 2 |" in text
+    said = "Computed in bf16, but for what is marked: not every processor is fast at it."
+    assert text.count(said) == 1
+    assert said not in summary("records/x", PROTOCOL, recorded("small", (0.86, 0.87)))
 
 
 def test_a_goal_that_was_missed_is_told_as_well_as_one_that_was_reached():

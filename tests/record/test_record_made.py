@@ -149,6 +149,39 @@ def test_a_student_that_was_not_compared_with_its_teacher_yet_passes(copy):
     assert check(copy) == []
 
 
+def _flipped(predictions: str) -> str:
+    return predictions.translate(str.maketrans("0123456789", "1234567890"))
+
+
+def test_another_machine_goes_on_in_its_own_precision_and_with_its_own_untrained_teacher(
+    copy, cifar_archive
+):
+    """Weights do not outlive the machine, and another processor adds in another order."""
+    before = read(copy)["untrained"]
+    _edit(copy, "untrained", predictions=_flipped(before["predictions"]))
+    (copy / "runs" / "from_untrained.json").unlink()
+    more = ("--only", "from_untrained", "--precision", "bf16")
+    done = record("--smoke", "--data", cifar_archive, "--out", copy, *more)
+    assert done.returncode == 0, done.stderr + done.stdout
+    found = read(copy)
+    assert found["from_untrained"]["teacher"] == found["untrained"]["run"] != before["run"]
+    assert found["untrained"]["predictions"] == before["predictions"]
+    assert [found[key]["precision"] for key in ("untrained", "from_untrained")] == ["fp32", "bf16"]
+    assert f"| {GROUPS['from_untrained']} (bf16) |" in (copy / "README.md").read_text()
+    assert check(copy) == []
+
+
+def test_a_large_model_that_is_made_again_and_differs_is_refused(copy, cifar_archive):
+    large = read(copy)["large"]
+    _edit(copy, "large", predictions=_flipped(large["predictions"]))
+    (copy / "runs" / "labml.json").unlink()
+    done = record("--smoke", "--data", cifar_archive, "--out", copy, "--only", "labml")
+    assert done.returncode == 2
+    assert f"in the place of {large['run']}" in done.stderr
+    assert "Students of two teachers do not belong in one record" in done.stderr
+    assert "labml" not in read(copy)
+
+
 def test_check_fails_as_a_command(copy):
     assert record("--check", copy).returncode == 0
     _edit(copy, "large", ece=0.5)

@@ -81,6 +81,7 @@ def trials(group):
             "key": f"search_{group}_{i}",
             "group": f"search_{group}",
             "seed": 0,
+            "config": {"precision": "bf16"},
             "tried": dict(TRIALS[group][i - 1]),
             "accuracy_valid": accuracy,
         }
@@ -108,6 +109,16 @@ def test_the_distilled_student_has_the_plain_ones_optimizer_and_its_own_loss():
     for key in ("distilled_0", "from_untrained"):
         wanted = TRIALS["small"][1] | TRIALS["distilled"][1]
         assert wanted.items() <= known[key].values.items()
+
+
+def test_another_precision_is_for_what_is_not_recorded_yet():
+    known = {p.key: p for p in plan(FULL, trials("small"), precision="fp32")}
+    assert known["search_small_1"].values["precision"] == FULL.precision == "bf16"
+    assert known["small_0"].values["precision"] == "fp32"
+    unchanged = {p.key: p for p in plan(FULL, trials("small"))}
+    for key, part in known.items():
+        other = part.values.items() ^ unchanged[key].values.items()
+        assert {name for name, _ in other} <= {"precision"}, key
 
 
 def test_sizes_count_every_part():
