@@ -9,8 +9,8 @@ import importlib
 import json
 import shlex
 import signal
-import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from distillation.runs.store import by_uuid
 from experiments.command_line import Parser, add_options, given_values
 from experiments.config_check import check, fields, refuse
 from experiments.resuming import ANY_TIME
+from experiments.warm import start
 
 
 @dataclass
@@ -99,28 +100,34 @@ def _refuse_too_late(part: Part, run: runs.Run, given: dict[str, str]) -> None:
             )
 
 
-def train(title: str, module: str, arguments: list[str], started) -> str:
+def train(
+    title: str,
+    module: str,
+    arguments: list[str],
+    started: Callable[[str], None],
+    ended: Callable[[float], None] = lambda seconds: None,
+) -> str:
     """
     ### Train one part in a process of its own
 
-    Its output is passed on as it comes; `started` is told the run's UUID. Returns the UUID.
+    Its output is passed on as it comes; `started` is told the run's UUID, `ended` the CPU seconds
+    that the process took, however it ended. Returns the UUID.
     """
     print(f"\n{title}: python -m {module}", flush=True)
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", module, *arguments], stdout=subprocess.PIPE, text=True
-    )
+    process = start(module, arguments)
     uuid = ""
     # Ctrl-C reaches the run by itself; a request to end is passed on, for it to save
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
-        for line in process.stdout:
+        for line in process.lines:
             print(line, end="", flush=True)
             if line.startswith(("run: ", "recording run ")):
                 uuid = line.split()[1 if line.startswith("run: ") else 2]
                 started(uuid)
     finally:
-        code = process.wait()
+        code, seconds = process.wait()
         signal.signal(signal.SIGTERM, before)
+        ended(seconds)
     if code == 130:
         raise KeyboardInterrupt
     if code:

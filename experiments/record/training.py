@@ -7,7 +7,6 @@ already has with the same configuration and teacher is taken as it is, or taken 
 
 import importlib
 import json
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -101,14 +100,18 @@ class Runs:
         given += ["--runs", str(self.root), *(["--data", self.data] if self.data else [])]
 
         notes: list[Path] = []
-        began, used = time.perf_counter(), _cpu_seconds()
-        try:
-            uuid = train(part.key, part.module, given, lambda u: notes.append(self._notes(u)))
-        finally:
-            # A process that was killed has cost its time, too
+        began = time.perf_counter()
+
+        # A process that was killed has cost its time, too
+        def ended(cpu: float) -> None:
             if notes:
-                took = {"wall": time.perf_counter() - began, "cpu": _cpu_seconds() - used}
+                took = {"wall": time.perf_counter() - began, "cpu": cpu}
                 atomic_json(notes[0], [*_processes(notes[0]), took])
+
+        def started(uuid: str) -> None:
+            notes[:] = [self._notes(uuid)]
+
+        uuid = train(part.key, part.module, given, started, ended)
         return runs.find(uuid, root=self.root)
 
     def recorded(self, uuid: str) -> runs.Run | None:
@@ -131,8 +134,3 @@ class Runs:
 
 def _processes(notes: Path) -> list[dict[str, float]]:
     return json.loads(notes.read_text()) if notes.exists() else []
-
-
-def _cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
