@@ -153,21 +153,33 @@ def _flipped(predictions: str) -> str:
     return predictions.translate(str.maketrans("0123456789", "1234567890"))
 
 
-def test_another_machine_goes_on_in_its_own_precision_and_with_its_own_untrained_teacher(
-    copy, cifar_archive
-):
+def _again(folder: Path, archive, *more: str) -> subprocess.CompletedProcess:
+    """The rehearsal goes on, on a machine that has no runs."""
+    return record("--smoke", "--data", archive, "--out", folder, *more)
+
+
+def test_another_machine_makes_the_untrained_teacher_again(copy, cifar_archive):
     """Weights do not outlive the machine, and another processor adds in another order."""
     before = read(copy)["untrained"]
     _edit(copy, "untrained", predictions=_flipped(before["predictions"]))
     (copy / "runs" / "from_untrained.json").unlink()
-    more = ("--only", "from_untrained", "--precision", "bf16")
-    done = record("--smoke", "--data", cifar_archive, "--out", copy, *more)
+    done = _again(copy, cifar_archive, "--only", "from_untrained")
     assert done.returncode == 0, done.stderr + done.stdout
     found = read(copy)
     assert found["from_untrained"]["teacher"] == found["untrained"]["run"] != before["run"]
     assert found["untrained"]["predictions"] == before["predictions"]
-    assert [found[key]["precision"] for key in ("untrained", "from_untrained")] == ["fp32", "bf16"]
-    assert f"| {GROUPS['from_untrained']} (bf16) |" in (copy / "README.md").read_text()
+    assert check(copy) == []
+
+
+def test_a_record_goes_on_in_another_precision_which_is_marked(copy, cifar_archive):
+    (copy / "runs" / "smoothing.json").unlink()
+    done = _again(copy, cifar_archive, "--only", "smoothing", "--precision", "bf16")
+    assert done.returncode == 0, done.stderr + done.stdout
+    used = {key: facts["precision"] for key, facts in read(copy).items()}
+    assert {key for key in used if used[key] != "fp32"} == {"smoothing"}
+    page = (copy / "README.md").read_text()
+    assert page.count(f"| {GROUPS['smoothing']} (bf16) |") == 3
+    assert "Computed in fp32, but for what is marked" in page
     assert check(copy) == []
 
 
@@ -175,7 +187,7 @@ def test_a_large_model_that_is_made_again_and_differs_is_refused(copy, cifar_arc
     large = read(copy)["large"]
     _edit(copy, "large", predictions=_flipped(large["predictions"]))
     (copy / "runs" / "labml.json").unlink()
-    done = record("--smoke", "--data", cifar_archive, "--out", copy, "--only", "labml")
+    done = _again(copy, cifar_archive, "--only", "labml")
     assert done.returncode == 2
     assert f"in the place of {large['run']}" in done.stderr
     assert "Students of two teachers do not belong in one record" in done.stderr
