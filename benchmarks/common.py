@@ -245,14 +245,17 @@ def arguments(
 
 def machine(with_threads: bool = True) -> dict[str, object]:
     """What bears on speed: processor, cores, memory, system. No host name, no path, no user."""
+    import torch
+
+    from distillation.precision import computes_bf16
+
     facts: dict[str, object] = {
         "processor": _processor(),
         "cores": _cores(),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.machine()}",
-        "bf16": _has_bf16(),
+        "bf16": computes_bf16("cpu"),
     }
-    import torch
 
     if with_threads:
         facts["threads"] = torch.get_num_threads()
@@ -316,11 +319,3 @@ def _memory_gib() -> float | None:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (AttributeError, ValueError, OSError):
         return None
-
-
-def _has_bf16() -> bool:
-    """Whether the processor multiplies bf16 itself (AVX-512 BF16 or AMX), as torch sees it."""
-    import torch
-
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return bool(probe()) or bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())

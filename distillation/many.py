@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distillation.data.moving import to_device
-from distillation.devices import resolve_precision
 from distillation.errors import CheckpointError, ConfigError, unknown
 from distillation.frozen_teacher import TeacherSource
 from distillation.interrupts import StopSignals
 from distillation.losses import LogitsDistillationLoss, StaticLossBalancer
 from distillation.many_lane import PRECISIONS, Lane, SharedOutput
 from distillation.many_validation import Validation
+from distillation.precision import resolve_precision
 from distillation.teacher import as_teacher, in_store
 
 

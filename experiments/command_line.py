@@ -16,9 +16,10 @@ from typing import Any, NoReturn
 from labml.configs import BaseConfigs
 
 from distillation import runs
-from distillation.devices import AUTO, leave, resolve_precision
+from distillation.devices import leave
 from distillation.errors import ConfigError, DistillationError, RunError, unknown
 from distillation.pipes import ends_with_its_reader
+from distillation.precision import AUTO, resolve_precision
 from experiments.config_check import check, listing, resolve
 from experiments.resuming import refuse_other_values
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from engine_case import images, make_engine, perceptron, weights
 
-from distillation.devices import make_accelerator, resolve_precision
+from distillation.devices import make_accelerator
 from distillation.errors import ConfigError
+from distillation.precision import resolve_precision
 
 
 def seen_by_the_model(**options) -> torch.dtype:

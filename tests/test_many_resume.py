@@ -12,10 +12,10 @@ from many_kit import cosine, make_loader, make_student, make_students, make_teac
 
 from distillation import runs
 from distillation.data import TensorLoader
-from distillation.devices import resolve_precision
 from distillation.errors import CheckpointError, ConfigError, TeacherError
 from distillation.many import distill_many
 from distillation.models.digits import DigitsLargeModel
+from distillation.precision import resolve_precision
 
 
 class Interrupted(TensorLoader):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from toolkit_kit import Accuracy, after, net, rates, train_loader, training, valid_loader, weights
 
-from distillation.devices import resolve_precision
 from distillation.errors import ConfigError, RunError
+from distillation.precision import resolve_precision
 from distillation.toolkit_options import OPTIMIZERS
 
 

@@ -120,8 +120,8 @@ def cache(
 
     import torch
 
-    from distillation.devices import usual_device
     from distillation.evaluation import check_device
+    from distillation.precision import usual_device
     from distillation.table import recorded
     from distillation.table.attach import table_folder, tables_root
     from distillation.table.compute import device_name

@@ -9,8 +9,8 @@ import torch
 
 from distillation import data as datasets
 from distillation.data import CropFlip, ImageSet, Views
-from distillation.devices import resolve_precision
 from distillation.errors import ConfigError, RunError, unknown
+from distillation.precision import resolve_precision
 from distillation.runs import Run
 from distillation.table.compute import Execution
 from distillation.table.inputs import ImageInputs

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from distillation.compiling import MODES
+from distillation.precision import AUTO, PRECISIONS
 from distillation.table.teacher_table import TeacherTable
 from distillation.trainer.schema import one_of, option, positive
 
-PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 _STEP = {"group": "The step"}
 _EMA = {"group": "Averages of the weights"}
 
@@ -46,8 +46,8 @@ class StepParams:
         "Precision of the forward pass, of student and teacher; True is bf16. fp16 scales the "
         "loss and needs a GPU; auto is bf16 where the device has instructions for it, else fp32.",
         example='"bf16"',
-        valid="True, False, None, " + ", ".join(f"`{p}`" for p in PRECISIONS),
-        check=one_of(*PRECISIONS),
+        valid="True, False, None, " + ", ".join(f"`{p}`" for p in (*PRECISIONS, AUTO)),
+        check=one_of(*PRECISIONS, AUTO),
         **_STEP,
     )
     torch_compile: Any = option(

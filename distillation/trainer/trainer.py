@@ -13,10 +13,11 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from distillation import runs
-from distillation.devices import AUTO, make_accelerator, resolve_precision
+from distillation.devices import make_accelerator
 from distillation.engine import Engine
 from distillation.errors import ConfigError
 from distillation.hooks import Hooks
+from distillation.precision import AUTO, resolve_precision
 from distillation.references import forget_run, note_run
 from distillation.rng import get_rng_state, seed_everything, set_rng_state
 from distillation.runs import Run

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from distillation import runs
 from distillation.data import cifar10
-from distillation.devices import resolve_precision
 from distillation.errors import ConfigError, unknown
+from distillation.precision import resolve_precision
 from experiments.command_line import Parser, run_main
 from experiments.record.check import check
 from experiments.record.front import differences, publish

@@ -355,6 +355,7 @@ def _machine(facts: Facts) -> str:
     gpu = f"{machine['gpu']}, " if "gpu" in machine else ""
     return (
         f"{gpu}{machine['processor']}, {facts['threads']} of {machine['cores']} cores, "
-        f"{machine['memory_gib']} GiB, {facts['precision']}, torch {versions['torch']}, "
+        f"{machine['memory_gib']} GiB, {'' if machine['bf16'] else 'without bf16 instructions, '}"
+        f"{facts['precision']}, torch {versions['torch']}, "
         f"Python {versions['python']}"
     )

@@ -12,7 +12,7 @@ import pytest
 from experiment_case import CHECKOUT, command, wait_for
 
 from distillation import runs
-from distillation.devices import resolve_precision
+from distillation.precision import resolve_precision
 from experiments.config_check import resolve
 from experiments.digits import distill, large, small
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillation import runs
-from distillation.devices import resolve_precision
 from distillation.errors import ConfigError
+from distillation.precision import resolve_precision
 from experiments.cifar10 import distill as cifar10_distill
 from experiments.cifar10 import large as cifar10_large
 from experiments.command_line import parse

@@ -11,8 +11,8 @@ from table_case import make_teacher
 
 from distillation import Trainer, cli, models, runs
 from distillation.data import CropFlip, TensorLoader, digits
-from distillation.devices import resolve_precision
 from distillation.models.digits import DigitsLargeModel
+from distillation.precision import resolve_precision
 from distillation.references import Reference
 from distillation.table import Execution, ImageInputs
 from distillation.table.attach import with_table
@@ -127,11 +127,11 @@ def test_it_says_with_which_options_a_student_finds_the_tables(teacher_run, tmp_
 
 def test_another_device_than_the_students_is_said(teacher_run, tmp_path, capsys, monkeypatch):
     """The device is in a table's fingerprint: a student looks for the one of its own."""
-    from distillation import devices
+    from distillation import precision
     from distillation.table import compute
 
     names = {"cpu": "cpu AVX512", "meta": "cuda Some Board"}
-    monkeypatch.setattr(devices, "usual_device", lambda: "meta")
+    monkeypatch.setattr(precision, "usual_device", lambda: "meta")
     monkeypatch.setattr(compute, "device_name", lambda device: names[device.type])
     command = ("cache", teacher_run, "--views", 1, "--split", "test", "--runs", tmp_path)
     _, facts, said = distill(capsys, *command, "--device", "cpu")

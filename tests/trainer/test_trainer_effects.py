@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from trainer_kit import Net, NormNet, Recorder, effect_of, loaders, make, rows, trained, weights
 
-from distillation.devices import resolve_precision
 from distillation.errors import ConfigError, ShapeError
+from distillation.precision import resolve_precision
 from distillation.trainer import Callback, Trainer
 
 # -- the run
