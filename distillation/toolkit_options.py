@@ -26,8 +26,7 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "adamW_distilBert": ("AdamW", {"betas": (0.9, 0.98), "eps": 1e-6}),
 }
 SCHEDULERS = ("", "linear_decay_with_warm_up", "cosine_anneal")
-PRECISIONS = {32: "fp32", "32": "fp32", 16: "fp16", "16": "fp16"}
-PRECISIONS |= {name: name for name in ("bf16", "auto")}
+PRECISIONS = {32: "fp32", "32": "fp32", 16: "fp16", "16": "fp16", "bf16": "bf16", "auto": "auto"}
 COSINE_END = 1e-6  #: learning rate that the cosine approaches
 
 # Of the trainer below the original toolkit: neutral values, and what to do instead of others

@@ -94,6 +94,8 @@ class Nursery:
         with theirs:
             fd = theirs.fileno()
             self.process = subprocess.Popen([sys.executable, __file__, str(fd)], pass_fds=[fd])
+        # Nothing is asked before it is ready: Ctrl-C until then leaves no training behind
+        self._answer()
 
     def start(self, module: str, arguments: list[str]) -> Fork:
         """Begin a training"""
@@ -112,9 +114,14 @@ class Nursery:
 
     def ask(self, question: dict, descriptors: list[int] | None = None):
         """Send a question; returns the answer"""
-        answer = b""
+        # One that is gone does not answer
         with contextlib.suppress(ConnectionError):
             socket.send_fds(self.socket, [json.dumps(question).encode()], descriptors or [])
+        return self._answer()
+
+    def _answer(self):
+        answer = b""
+        with contextlib.suppress(ConnectionError):
             answer = self.socket.recv(_LONGEST)
         if not answer:
             raise ChildProcessError(f"process {self.process.pid}, which starts trainings, is gone")
@@ -141,11 +148,12 @@ def _serve(number: int) -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     job = {}
-    with socket.socket(fileno=number) as asked:
+    with contextlib.suppress(ConnectionError), socket.socket(fileno=number) as asked:
+        asked.send(b"true")
         while not job:
             text, descriptors, *_ = socket.recv_fds(asked, _LONGEST, 2)
             if not text:
-                return
+                break
             question = json.loads(text)
             if "wait" in question:
                 _, status, used = os.wait4(question["wait"], 0)
@@ -158,7 +166,8 @@ def _serve(number: int) -> None:
                 for descriptor in descriptors:
                     os.close(descriptor)
             asked.send(json.dumps(answer).encode())
-    _become(job, descriptors)
+    if job:
+        _become(job, descriptors)
 
 
 def _become(job: dict, descriptors: list[int]) -> None:
