@@ -32,7 +32,7 @@ from distillation.interrupts import StopSignals
 from distillation.losses import LogitsDistillationLoss, StaticLossBalancer
 from distillation.many_lane import PRECISIONS, Lane, SharedOutput
 from distillation.many_validation import Validation
-from distillation.precision import resolve_precision
+from distillation.precision import AUTO, resolve_precision
 from distillation.teacher import as_teacher, in_store
 
 
@@ -127,8 +127,8 @@ def distill_many(
         CheckpointError: runs to resume have no checkpoint in common, or another kind of optimizer.
     """
     device = torch.device(device)
-    precision = resolve_precision(precision, device)
     _check(students, loader, epochs, precision, resume, root)
+    precision = resolve_precision(precision, device)
     placing = {"precision": precision, "device": device, "epochs": epochs, "root": root}
     with ExitStack() as stack:
         source, teachers = _sources(
@@ -258,8 +258,8 @@ def _check(students, loader, epochs, precision, resume, root) -> None:
                         f"students {other!r} and {name!r} share a trained part "
                         f"({type(part).__name__}); give each its own"
                     )
-    if precision not in PRECISIONS:
-        raise ConfigError(unknown("precision", precision, PRECISIONS))
+    if precision not in (*PRECISIONS, AUTO):
+        raise ConfigError(unknown("precision", precision, (*PRECISIONS, AUTO)))
     if epochs < 1:
         raise ConfigError(f"epochs must be at least 1, got {epochs}")
     if not hasattr(loader, "batches"):

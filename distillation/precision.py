@@ -61,7 +61,7 @@ def resolve_precision(precision: str, device: Any = None) -> str:
         return "bf16" if computes_bf16(kind) else "fp32"
     if precision == "bf16" and kind == "cpu" and not _bf16_kernels():
         warnings.warn(
-            "this processor has no instructions for bf16 and takes some ten times longer for it "
+            "torch has no fast bf16 for this processor, and takes some ten times longer for it "
             "than for fp32; precision 'auto' takes the faster of them",
             stacklevel=3,
         )

@@ -21,7 +21,7 @@ from distillation.runs.store import by_uuid
 from experiments.command_line import Parser, add_options, given_values
 from experiments.config_check import check, fields, refuse
 from experiments.resuming import ANY_TIME
-from experiments.warm import start
+from experiments.warm import start_training
 
 
 @dataclass
@@ -114,7 +114,7 @@ def train(
     that the process took, however it ended. Returns the UUID.
     """
     print(f"\n{title}: python -m {module}", flush=True)
-    process = start(module, arguments)
+    process = start_training(module, arguments)
     uuid = ""
     # Ctrl-C reaches the run by itself; a request to end is passed on, for it to save
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
@@ -125,8 +125,10 @@ def train(
                 uuid = line.split()[1 if line.startswith("run: ") else 2]
                 started(uuid)
     finally:
-        code, seconds = process.wait()
-        signal.signal(signal.SIGTERM, before)
+        try:
+            code, seconds = process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
         ended(seconds)
     if code == 130:
         raise KeyboardInterrupt

@@ -17,6 +17,7 @@ from distillation.data import TensorLoader
 from distillation.engine import Engine
 from distillation.errors import ConfigError
 from distillation.models.facts import model_facts
+from distillation.precision import AUTO, PRECISIONS
 from distillation.progress import Progress
 from distillation.references import Reference, note, noted
 from distillation.rng import seed_everything
@@ -54,7 +55,7 @@ class ClassificationConfigs(BaseConfigs):
 
     # auto, cpu, cuda or mps
     device: str = "auto"
-    # fp32, bf16 or fp16
+    # fp32, bf16 or fp16; `auto` is bf16 if the device has it, else fp32
     precision: str = "fp32"
     # Threads on a CPU; 0 is torch's choice. The sums of another number round otherwise.
     threads: int = 0
@@ -113,7 +114,7 @@ class ClassificationConfigs(BaseConfigs):
     _nested = {"optimizer": OptimizerConfigs}
     _choices = {
         "device": ("auto", "cpu", "cuda", "mps"),
-        "precision": ("fp32", "bf16", "fp16"),
+        "precision": (*PRECISIONS, AUTO),
         "recipe": ("default", "labml"),
         "tracker": NAMES,
         "compile_mode": MODES,

@@ -6,6 +6,9 @@ moment and start it again: a run that was interrupted goes on, and what is recor
 more, for a record outlives the weights.
 
     python -m experiments.record --out records/2026-11-21_seed_table
+
+On a processor without bf16, `--precision auto` computes what is missing in fp32, and the page marks
+it; a run that was interrupted goes on in the precision it began in, so say it each time.
 """
 
 import re
@@ -26,6 +29,8 @@ from experiments.record.subset import write_subset
 from experiments.record.training import Runs
 
 PROJECT = Path(__file__).resolve().parents[2]
+# What a record can be computed in
+COMPUTED = ("fp32", "bf16", "auto")
 RECORDS, README = PROJECT / "records", PROJECT / "README.md"
 
 
@@ -46,7 +51,7 @@ def _parse(arguments: list[str] | None):
     parser.add_argument(
         "--precision",
         metavar="NAME",
-        help="compute what is missing in fp32, bf16, fp16 or auto (else in the protocol's)",
+        help="compute what is missing in fp32, bf16 or auto (else in the protocol's)",
     )
     parser.add_argument("--check", metavar="FOLDER", help="compute a record's page again, compare")
     parser.add_argument("--smoke", action="store_true", help="rehearse all of it in minutes")
@@ -56,6 +61,8 @@ def _parse(arguments: list[str] | None):
         if name not in GROUPS and re.sub(r"_\d+$", "", name) not in GROUPS:
             raise ConfigError(unknown("group", name, GROUPS))
     if options.precision:
+        if options.precision not in COMPUTED:
+            raise ConfigError(unknown("precision", options.precision, COMPUTED))
         options.precision = resolve_precision(options.precision)
     making = (options.smoke, options.out, options.only, options.images, options.precision)
     if options.check and any(making):

@@ -165,8 +165,9 @@ class Maker:
     def _teacher(self, key: str) -> Run:
         """The run of a teacher: from the store, or made again where its weights are gone"""
         part = next(p for p in self._plan() if p.key == key)
-        run = self.store.train(part)
         recorded = self.found.get(key)
+        run = None if recorded is None else self.store.recorded(recorded["run"])
+        run = run or self.store.train(part)
         if recorded is not None and run.uuid != recorded["run"] and not self._equals(run, recorded):
             # An untrained teacher costs minutes; a trained one has students to be compared
             if key == "large" or any(f["learns_from"] == key for f in self.found.values()):

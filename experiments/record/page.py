@@ -53,9 +53,10 @@ def title(protocol: Facts, group: str, runs: list[Facts]) -> str:
     """
     ### What the table calls runs of a group: with their precision, if it is not the protocol's
     """
-    used = {facts["config"]["precision"] for facts in runs}
-    other = sorted(used - {protocol["scale"]["precision"]})
-    return f"{GROUPS[group]} ({' and '.join(other)})" if other else GROUPS[group]
+    used = {facts["precision"] for facts in runs}
+    if used <= {protocol["scale"]["precision"]}:
+        return GROUPS[group]
+    return f"{GROUPS[group]} ({' and '.join(sorted(used))})"
 
 
 def table(protocol: Facts, found: dict[str, Facts]) -> str:
@@ -110,7 +111,7 @@ def precisions(protocol: Facts, found: dict[str, Facts]) -> str:
     ### What the marks of another precision mean, as a sentence, where there are such
     """
     usual = protocol["scale"]["precision"]
-    if {facts["config"]["precision"] for facts in found.values()} <= {usual}:
+    if {facts["precision"] for facts in found.values()} <= {usual}:
         return ""
     return f"Computed in {usual}, but for what is marked: not every processor is fast at it. "
 
@@ -353,9 +354,9 @@ def _again(protocol: Facts, found: dict[str, Facts]) -> str:
 def _machine(facts: Facts) -> str:
     machine, versions = facts["machine"], facts["versions"]
     gpu = f"{machine['gpu']}, " if "gpu" in machine else ""
+    without = "" if machine["bf16"] or gpu else "without bf16 instructions, "
     return (
         f"{gpu}{machine['processor']}, {facts['threads']} of {machine['cores']} cores, "
-        f"{machine['memory_gib']} GiB, {'' if machine['bf16'] else 'without bf16 instructions, '}"
-        f"{facts['precision']}, torch {versions['torch']}, "
+        f"{machine['memory_gib']} GiB, {without}{facts['precision']}, torch {versions['torch']}, "
         f"Python {versions['python']}"
     )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
 import torch
-from experiment_case import last_weights, rows
+from experiment_case import CHECKOUT, last_weights, rows
 
 from distillation import runs
-from experiments.warm import Fork, NewProcess, Nursery, start
+from distillation.errors import RunError
+from experiments.warm import Fork, ForkServer, NewProcess, start_training
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
 
@@ -52,7 +54,7 @@ def ended(process) -> tuple[str, int]:
 def test_both_see_the_same(told, monkeypatch):
     monkeypatch.setenv("VALUE", "given now")
     seen = []
-    for kind in (start, NewProcess):
+    for kind in (start_training, NewProcess):
         output, code = ended(kind("told", ["--one", "two words"]))
         assert code == 0
         facts = json.loads(output)
@@ -69,7 +71,7 @@ def test_both_see_the_same(told, monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU each is a new process")
 def test_without_a_gpu_a_training_is_a_fork(told):
-    process = start("told", [])
+    process = start_training("told", [])
     assert isinstance(process, Fork)
     assert ended(process)[1] == 0
 
@@ -77,17 +79,17 @@ def test_without_a_gpu_a_training_is_a_fork(told):
 def test_code_that_was_changed_meanwhile_is_what_runs(told):
     for text in ("first", "second"):
         (told / "told.py").write_text(f"print('{text}')")
-        assert ended(start("told", [])) == (f"{text}\n", 0)
+        assert ended(start_training("told", [])) == (f"{text}\n", 0)
 
 
-@pytest.mark.parametrize("kind", [start, NewProcess])
+@pytest.mark.parametrize("kind", [start_training, NewProcess])
 def test_how_it_ended_is_told(told, kind, capfd):
     assert ended(kind("told", ["fail"]))[1] == 7
     assert ended(kind("told", ["raise"]))[1] == 1
     assert "KeyError: 'nothing of the kind'" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("kind", [start, NewProcess])
+@pytest.mark.parametrize("kind", [start_training, NewProcess])
 @pytest.mark.parametrize("how", ["asked", "killed"])
 def test_one_that_was_ended_names_the_signal(told, kind, how):
     process = kind("told", ["wait"])
@@ -102,18 +104,65 @@ def test_one_that_was_ended_names_the_signal(told, kind, how):
     assert process.wait()[0] == expected
 
 
-def test_without_the_process_that_starts_them_there_is_an_error(told):
-    nursery = Nursery()
-    assert ended(nursery.start("told", []))[1] == 0
-    nursery.process.kill()
-    nursery.process.wait()
-    with pytest.raises(ChildProcessError, match=f"process {nursery.process.pid}, which starts"):
-        nursery.start("told", [])
+def test_a_server_that_was_killed_is_an_error_to_its_trainings_and_not_to_later_ones(told):
+    server = ForkServer()
+    assert ended(server.start("told", []))[1] == 0
+    running = server.start("told", ["wait"])
+    server.process.kill()
+    server.process.wait()
+    with pytest.raises(RunError, match=f"process {server.process.pid}, .* is gone, .*--resume"):
+        running.wait()
+    running.terminate()
+    with pytest.raises(OSError):
+        server.start("told", [])
+    # The next one is a new process
+    mine = start_training("told", [])
+    mine.server.process.kill()
+    mine.server.process.wait()
+    assert isinstance(start_training("told", []), NewProcess)
+
+
+def test_an_environment_too_long_for_a_message_is_no_obstacle(told, monkeypatch):
+    for name in ("VALUE", "OTHER"):
+        monkeypatch.setenv(name, 120_000 * "x")
+    output, code = ended(start_training("told", []))
+    assert code == 0
+    assert len(json.loads(output)["value"]) == 120_000
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_is_for_the_training(told, sent):
+    """As of Ctrl-C, `timeout`, or a cluster that ends a job."""
+    (told / "waits.py").write_text(
+        "from experiments.warm import start_training\n"
+        "process = start_training('told', ['wait'])\n"
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print(process.lines.readline() and process.lines.readline(), end='', flush=True)\n"
+        "print(process.wait()[0])\n"
+    )
+    command = [sys.executable, "-u", "waits.py"]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    options = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    parent = subprocess.Popen(command, text=True, start_new_session=True, **options)
+    assert parent.stdout.readline() == "waiting\n"
+    os.killpg(parent.pid, sent)
+    output, errors = parent.communicate(timeout=60)
+    assert (int(output), parent.returncode) == (-sent, 0), errors
+
+
+def test_a_signal_just_after_the_start_is_not_lost(told):
+    for _ in range(3):
+        process = start_training("told", ["wait"])
+        os.kill(process.pid, signal.SIGINT)
+        process.lines.read()
+        assert process.wait()[0] != 0
 
 
 def test_the_weights_are_the_same_bits(tmp_path):
     made = []
-    for number, kind in enumerate((start, NewProcess)):
+    for number, kind in enumerate((start_training, NewProcess)):
         root = tmp_path / str(number)
         line = ["--epochs", "2", "--subset", "320", "--runs", str(root)]
         output, code = ended(kind("experiments.digits.small", line))

@@ -29,7 +29,8 @@ def recorded(group, accuracies, precision="bf16"):
             "accuracy": accuracy,
             "predictions": "0" * right + "1" * (IMAGES - right),
             "parameters": 437034,
-            "config": {"epochs": 30, "precision": precision},
+            "config": {"epochs": 30},
+            "precision": precision,
         }
     return rows
 
@@ -79,6 +80,8 @@ def test_what_was_computed_in_another_precision_is_marked_and_said():
     text = summary("records/x", PROTOCOL, rows)
     assert "| control: alone, label smoothing 0.1 (fp32) | 437,034 | 30 | 1 |" in text
     assert "| Small, alone | 437,034 | 30 | 2 |" in text
+    mixed = recorded("small", (0.86, 0.87)) | recorded("small", (0.85,), "fp32")
+    assert "| Small, alone (bf16 and fp32) |" in summary("records/x", PROTOCOL, mixed)
     said = "Computed in bf16, but for what is marked: not every processor is fast at it."
     assert text.count(said) == 1
     assert said not in summary("records/x", PROTOCOL, recorded("small", (0.86, 0.87)))
