@@ -14,7 +14,7 @@ from experiment_case import CHECKOUT, last_weights, rows
 
 from distillation import runs
 from distillation.errors import RunError
-from experiments.warm import Fork, ForkServer, NewProcess, start_training
+from experiments.warm import Fork, ForkServer, NewProcess, _server, start_training
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
 
@@ -41,7 +41,11 @@ if "wait" in sys.argv:
 def told(tmp_path, monkeypatch):
     (tmp_path / "told.py").write_text(TOLD)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    # A job in the background ignores Ctrl-C, and so would all that it starts
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    _server.cache_clear()
+    yield tmp_path
+    signal.signal(signal.SIGINT, before)
 
 
 def ended(process) -> tuple[str, int]:
@@ -110,7 +114,7 @@ def test_a_server_that_was_killed_is_an_error_to_its_trainings_and_not_to_later_
     running = server.start("told", ["wait"])
     server.process.kill()
     server.process.wait()
-    with pytest.raises(RunError, match=f"process {server.process.pid}, .* is gone, .*--resume"):
+    with pytest.raises(RunError, match=f"process {server.process.pid}, .* was killed, .*--resume"):
         running.wait()
     running.terminate()
     with pytest.raises(OSError):
