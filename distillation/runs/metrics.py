@@ -14,7 +14,30 @@ from distillation.files import atomic_write, dumps
 
 KEYS = ("step", "epoch", "time")
 _NUMBER = (int, float, type(None))
-MAXIMISED = ("accuracy", "agreement", "top1", "top5", "f1", "iou", "miou", "recall", "precision")
+# How the words end that name a metric of which more is better; torchmetrics' classes among them
+MAXIMISED = (
+    "accuracy",
+    "agreement",
+    "top1",
+    "top5",
+    "f1",
+    "f1score",
+    "fbetascore",
+    "r2score",
+    "dicescore",
+    "iou",
+    "union",
+    "jaccardindex",
+    "recall",
+    "precision",
+    "specificity",
+    "auroc",
+    "auc",
+    "kappa",
+    "corrcoef",
+    "psnr",
+    "ssim",
+)
 
 
 class MetricsFile:
@@ -136,9 +159,12 @@ def best_values(rows: list[dict]) -> dict[str, tuple[float, int]]:
 
 
 def is_maximised(name: str) -> bool:
-    """Whether more of a metric is better: accuracies and their like; everything else is a loss."""
+    """Whether more of a metric is better: accuracies and their like; everything else is a loss.
+
+    By the name, `accuracy.test` as well as a trainer's `multiclassf1score.valid`.
+    """
     parts = name.lower().replace("/", ".").replace("_", ".").replace("@", ".").split(".")
-    return any(part in MAXIMISED for part in parts) and "loss" not in parts
+    return any(part.endswith(MAXIMISED) for part in parts) and "loss" not in parts
 
 
 def is_quiet(name: str) -> bool:

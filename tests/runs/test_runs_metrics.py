@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distillation import dashboard
 from distillation.errors import ConfigError, RunError
 from distillation.runs import metrics
 from distillation.runs.metrics import MetricsFile
@@ -119,6 +121,12 @@ def test_best_values_are_the_highest_accuracies_and_the_lowest_losses():
         ("Accuracy", True),
         ("top5.valid", True),
         ("agreement.test", True),
+        ("multiclassf1score.valid", True),
+        ("multiclassaccuracy.valid", True),
+        ("meaniou.valid", True),
+        ("binaryauroc_2.valid", True),
+        ("meansquarederror.valid", False),
+        ("previous_error.test", False),
         ("loss.train", False),
         ("loss.accuracy.train", False),
         ("KDLogitsLoss/Loss", False),
@@ -127,6 +135,12 @@ def test_best_values_are_the_highest_accuracies_and_the_lowest_losses():
 )
 def test_whether_more_is_better_follows_from_the_name(name, maximised):
     assert metrics.is_maximised(name) is maximised
+
+
+def test_the_dashboard_knows_the_same_names():
+    script = Path(dashboard.__file__).parent / "pages" / "static" / "format.js"
+    listed = re.search(r"MAXIMISED = \[(.*?)\]", script.read_text(), re.DOTALL)[1]
+    assert tuple(re.findall(r'"(\w+)"', listed)) == metrics.MAXIMISED
 
 
 def test_the_main_metrics_are_test_accuracy_and_loss():

@@ -1,7 +1,11 @@
 // How values are written, and which metrics come first.
 
 const QUIET = ["param.", "grad."];
-const MAXIMISED = ["accuracy", "agreement", "top1", "top5", "f1", "iou", "miou", "recall", "precision"];
+const MAXIMISED = [
+  "accuracy", "agreement", "top1", "top5", "f1", "f1score", "fbetascore", "r2score", "dicescore",
+  "iou", "union", "jaccardindex", "recall", "precision", "specificity", "auroc", "auc", "kappa",
+  "corrcoef", "psnr", "ssim",
+];
 const MINUS = "−";
 
 export const short = (uuid) => uuid.slice(0, 8);
@@ -10,7 +14,8 @@ export const isQuiet = (name) => QUIET.some((head) => name.startsWith(head));
 /** Whether more of a metric is better; everything else is a loss. As in `distillation.runs`. */
 export function isMaximised(name) {
   const parts = name.toLowerCase().split(/[./_@]/);
-  return parts.some((part) => MAXIMISED.includes(part)) && !parts.includes("loss");
+  const ends = (part) => MAXIMISED.some((ending) => part.endsWith(ending));
+  return parts.some(ends) && !parts.includes("loss");
 }
 
 /** `accuracy.test` → ["accuracy", "test"]; a name without a split → [name, ""]. */
