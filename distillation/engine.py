@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
@@ -129,7 +129,7 @@ class Engine(StepCalls, Resumable, ManyProcesses):
 
         self.is_train, self.split = False, "train"
         self.epoch = self.batch = self.samples = self.update = 0
-        self.stop_training = False
+        self.stop_training = self.interrupted = False
         self.best: dict[str, float] | None = None
         self.metrics: dict[str, float] = {}
         self.epoch_meters, self.step_meters = Meters(), Meters()
@@ -141,12 +141,13 @@ class Engine(StepCalls, Resumable, ManyProcesses):
         """Train to the last epoch; with `resume`, from the recorder's last checkpoint on.
 
         Returns the metrics of the last epoch. Ctrl-C and SIGTERM save at the next update, then
-        raise KeyboardInterrupt.
+        raise KeyboardInterrupt; in what is left of a last epoch they wait for its end, and
+        `interrupted` says that one came.
         """
         if resume:
             self.load_last()
         self._saved = time.monotonic()
-        with StopSignals() as self._signals:
+        with closing(self.hooks), StopSignals() as self._signals:
             self.hooks.on_train_start(self)
             if resume and self._step_rng is not None:
                 set_rng_state(self._step_rng)  # whatever the hooks have drawn
@@ -154,6 +155,7 @@ class Engine(StepCalls, Resumable, ManyProcesses):
                 self._train_epoch()
                 self._finish_epoch()
             self.hooks.on_train_end(self)
+            self._stop_is_asked()
         return self.metrics
 
     def _train_epoch(self) -> None:
@@ -176,7 +178,7 @@ class Engine(StepCalls, Resumable, ManyProcesses):
             # The end of the epoch has its own checkpoint, after the evaluation
             if not group.is_last and self._save_is_due():
                 self.save()
-                if self._interrupted:
+                if self.interrupted:
                     raise KeyboardInterrupt
         if not self.batch:
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,12 +49,21 @@ class Hooks:
     def on_train_end(self, engine: Engine) -> None:
         """After the last epoch, or after the training was stopped early."""
 
+    def close(self) -> None:
+        """After the training, however it ended: let go of what is held."""
+
 
 class HookList(Hooks):
     """Calls each of several hooks in turn."""
 
     def __init__(self, hooks: list[Hooks]):
         self.hooks = hooks
+
+    def close(self) -> None:
+        """Closes all of them, whatever one raises."""
+        with ExitStack() as stack:
+            for hook in self.hooks:
+                stack.callback(hook.close)
 
 
 def _fan_out(name: str):

@@ -115,7 +115,8 @@ def distill_many(
             Hyper-parameters that are given anew win over those of the checkpoint.
 
     Ctrl-C and SIGTERM save at the next update (after the last one of an epoch: when it has been
-    evaluated), then raise KeyboardInterrupt; a second one raises it at once.
+    evaluated), then raise KeyboardInterrupt, also where that was the last epoch and the runs are
+    complete; a second one raises it at once.
 
     Metrics are `loss.train`, `<Class>_<i>.train`, and `accuracy.<split>`, `loss.<split>`,
     `ece.<split>`, `agreement.<split>`, `kl.<split>`; the first split's confusion is in the run's
@@ -155,10 +156,13 @@ def distill_many(
                 lane.recorder.rewind(step)
         with StopSignals() as signals:
             _train(lanes, shared, loader, epochs, epoch, batch, validation, save_seconds, signals)
-        return {
+        results = {
             name: StudentResult(lane.student.model, lane.rows, lane.run_uuid)
             for name, lane in lanes.items()
         }
+    if signals.received:
+        raise KeyboardInterrupt
+    return results
 
 
 def _sources(

@@ -25,7 +25,7 @@ class Resumable:
     _epoch_rng: dict[str, Any] | None = None
     _step_rng: dict[str, Any] | None = None
     _saved: float = 0.0
-    _interrupted: bool = False
+    interrupted: bool = False
     _epoch_trained: bool = False  # every batch of this epoch, but not yet its evaluation
     _evaluation_seconds: float | None = None
     part_names: Mapping[str, str] = {}  # what users call a module or state, where it is not so
@@ -218,16 +218,16 @@ class Resumable:
         if self._stop_is_asked() or due:
             self._epoch_trained = True
             self.save()
-            if self._interrupted:
+            if self.interrupted:
                 raise KeyboardInterrupt
 
     def _stop_is_asked(self) -> bool:
         """Whether a signal has come, to this process or to another one."""
-        self._interrupted = self._signals.received
+        self.interrupted = self._signals.received
         if self.accelerator.num_processes > 1:
-            flag = torch.tensor(float(self._interrupted), device=self.device)
-            self._interrupted = bool(self.accelerator.reduce(flag, reduction="sum").item())
-        return self._interrupted
+            flag = torch.tensor(float(self.interrupted), device=self.device)
+            self.interrupted = bool(self.accelerator.reduce(flag, reduction="sum").item())
+        return self.interrupted
 
     def _is_best(self, metrics: dict[str, float]) -> bool:
         if self.watch not in metrics:

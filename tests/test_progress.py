@@ -9,6 +9,7 @@ import pty
 import pytest
 from engine_case import digits_loader, images, make_engine
 
+from distillation.hooks import Hooks
 from distillation.progress import Progress, epoch_line
 
 
@@ -84,13 +85,15 @@ def test_a_dumb_terminal_gets_lines_only(terminal, monkeypatch):
 
 def test_the_cursor_comes_back_after_an_error(terminal):
     stream, shown = terminal
-    progress = Progress(stream)
-    engine = make_engine([images(8)], epochs=1, hooks=[progress])
-    progress.on_train_start(engine)
-    progress.on_epoch_start(engine)
-    progress.close()
-    progress.close()
-    assert shown().rstrip().endswith(("\x1b[?25h", "\x1b[2K")) or "\x1b[?25h" in shown()
+
+    class Fails(Hooks):
+        def on_batch_end(self, engine, batch):
+            raise RuntimeError("of the user")
+
+    with pytest.raises(RuntimeError, match="of the user"):
+        make_engine([images(8)], epochs=1, hooks=[Progress(stream), Fails()]).fit()
+    text = shown()
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1
 
 
 def test_a_line_is_aligned_sorted_and_without_parameter_statistics():

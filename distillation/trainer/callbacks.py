@@ -28,6 +28,7 @@ class Context:
     ckpt_dir: Any = None
     run_uuid: str | None = None
     epoch: int = 0
+    split: str = "train"  #: whose batches: train, or the validation loader's name
     batch_idx: int | None = None
     batch: Any = None
     inputs: Any = None
@@ -189,16 +190,27 @@ class EarlyStopping(Callback):
     """Ends the training when a validation result has not improved for some validations.
 
     `monitor` is a name of the validation's results and `greater` its direction. Progress is a
-    change of more than `min_delta`; NaN is none.
+    change of more than `min_delta`; NaN is none. Of several validation loaders it follows
+    `split`, by default the first.
     """
 
-    def __init__(self, monitor: str, greater: bool, patience: int = 3, min_delta: float = 0.0):
+    def __init__(
+        self,
+        monitor: str,
+        greater: bool,
+        patience: int = 3,
+        min_delta: float = 0.0,
+        split: str | None = None,
+    ):
         self.monitor, self.sign = monitor, 1.0 if greater else -1.0
-        self.patience, self.min_delta = patience, min_delta
+        self.patience, self.min_delta, self.split = patience, min_delta, split
         self.best: float | None = None
         self.waited = 0
 
     def on_validation_loader_end(self, context: Context) -> None:
+        self.split = self.split or context.split
+        if context.split != self.split:
+            return
         if self.monitor not in context.metrics_dict:
             raise ConfigError(
                 unknown("metric of early_stopping", self.monitor, context.metrics_dict)

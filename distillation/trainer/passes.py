@@ -29,11 +29,14 @@ _BATCH_PHASES = (
 class Passes(Hooks):
     """Evaluation passes over a task; `step` is the engine's.
 
+    `kind` is whose phases the callbacks are told: those of a test, or of a training's validation.
+
     `metrics` holds one `MetricSet` a split. `results` are those of the last evaluation under full
     names: `Accuracy`, `KDLogitsLoss/Loss`.
     """
 
     engine: Engine
+    kind = "test"
 
     def __init__(
         self,
@@ -47,21 +50,21 @@ class Passes(Hooks):
         self.callbacks, self.ema_model = callbacks, ema_model
         self.results: dict[str, float] = {}
         self._told = callbacks.handles(*_BATCH_PHASES)
-        self._told_valid = callbacks.handles(*_phases("validation"), *_phases("test"))
+        self._told_valid = callbacks.handles(*map(self._phase, ("batch_start", "batch_end")))
         self._using: Any = None
         self._net: Any = None
         self._criterion: KeepFlags | None = None
 
     def step(self, batch: Any, batch_idx: Any) -> None:
         """One batch of an evaluation: loss and metrics of the student."""
-        parts = take_apart(to_device(batch, self.engine.device), self.params.batch_adapter)
+        parts = to_device(take_apart(batch, self.params.batch_adapter), self.engine.device)
         n = parts.size
         if not n:
             return
         split, index = self.engine.split, batch_idx.idx
         if self._told_valid:
             fields = {"batch_idx": index, "batch": batch, "inputs": parts.inputs}
-            self.callbacks.call(_phase(split, "batch_start"), **fields, target=parts.target)
+            self.callbacks.call(self._phase("batch_start"), **fields, target=parts.target)
         with self.engine.autocast():
             output = self.task.forward(self._net, parts)
         predictions = self.task.predictions(output)
@@ -72,7 +75,7 @@ class Passes(Hooks):
             self.metrics[split].update(student, parts.target)
         self.observe(predictions, parts.target)
         if self._told_valid:
-            self.callbacks.call(_phase(split, "batch_end"), preds=predictions, loss=loss)
+            self.callbacks.call(self._phase("batch_end"), preds=predictions, loss=loss)
 
     def observe(self, predictions: Any, target: Any) -> None:
         """A batch of an evaluation, for whoever measures more."""
@@ -87,7 +90,8 @@ class Passes(Hooks):
             self._criterion = KeepFlags([self.task.criterion])
             self._criterion.__enter__()
             self.task.criterion.eval()
-        self.callbacks.call(_phase(split, "loader_start"), epoch=engine.epoch, metrics_dict={})
+        fields = {"epoch": engine.epoch, "split": split, "metrics_dict": {}}
+        self.callbacks.call(self._phase("loader_start"), **fields)
 
     def on_validate_end(self, engine: Engine, split: str, metrics: dict[str, float]) -> None:
         self._leave()
@@ -101,7 +105,7 @@ class Passes(Hooks):
             },
         }
         metrics.update({f"{slug(name)}.{split}": value for name, value in measured.items()})
-        self.callbacks.call(_phase(split, "loader_end"), metrics_dict=dict(self.results))
+        self.callbacks.call(self._phase("loader_end"), metrics_dict=dict(self.results))
 
     def _leave(self) -> None:
         if self._using is not None:
@@ -114,10 +118,5 @@ class Passes(Hooks):
         """Put back what an evaluation that failed left."""
         self._leave()
 
-
-def _phases(kind: str) -> list[str]:
-    return [f"on_{kind}_{what}" for what in ("batch_start", "batch_end")]
-
-
-def _phase(split: str, what: str) -> str:
-    return f"on_{'test' if split == TEST else 'validation'}_{what}"
+    def _phase(self, what: str) -> str:
+        return f"on_{self.kind}_{what}"

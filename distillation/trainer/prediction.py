@@ -48,6 +48,7 @@ def predict(
     output_adapter: Callable[[Any], Any] | None = None,
     input_adapter: Callable[[Any], Any] | None = None,
     trained_shape: tuple[int, ...] | None = None,
+    forward_adapter: Callable[[nn.Module, Any], Any] | None = None,
 ) -> Predictions:
     """Logits, probabilities and labels of `images`, on the student's device, in eval mode.
 
@@ -64,7 +65,7 @@ def predict(
     if input_adapter is not None:
         inputs = input_adapter(inputs)
     try:
-        output = student(inputs)
+        output = student(inputs) if forward_adapter is None else forward_adapter(student, inputs)
     except RuntimeError as error:
         if trained_shape is None or shape == trained_shape:
             raise

@@ -12,6 +12,7 @@ from distillation import references, runs
 from distillation.errors import RunError, TeacherError
 from distillation.models.facts import model_facts
 from distillation.runs import Run
+from distillation.runs.store import find_whole
 from distillation.trainer.params import TrainingParams
 
 
@@ -38,7 +39,7 @@ def _run_at(path: Any, root: Path | None) -> Run:
     place = Path(path)
     if not place.exists():
         if isinstance(path, str) and len(place.parts) == 1 and place.suffix == "":
-            return runs.find(path, root)
+            return find_whole(path, root)
         raise RunError(f"resume_path {str(path)!r} is neither a run's UUID nor an existing path.")
     for folder in (place.resolve(), *place.resolve().parents):
         if (folder / "run.json").exists():

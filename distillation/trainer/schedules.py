@@ -61,6 +61,8 @@ class Schedule:
         self.main_updates = max(1, self.end - self.warmup_updates)
         self.start = _warmup_start(optimizer, params)
         self.per_epoch = False
+        # a curve of ours: a LambdaLR, too, as a user's may be
+        self.closed_form = False
         self.metric_name: str | None = None
         self.main = self._main()
         self._set()
@@ -68,7 +70,7 @@ class Schedule:
     def step(self) -> None:
         """Count one optimizer update and set the rates of the next."""
         self.updates += 1
-        if isinstance(self.main, lr_scheduler.LambdaLR):
+        if self.closed_form:
             self._closed_form()
             return
         done = self.updates - self.warmup_updates
@@ -127,7 +129,7 @@ class Schedule:
     # -- the part between warm-up and cooldown
 
     def _main(self) -> Any:
-        name, options = _mode(self.params.lr_mode)
+        name, options = split_mode(self.params.lr_mode)
         if name in (None, *CURVES) and name != "OneCycle":
             if options:
                 raise ConfigError(
@@ -136,6 +138,7 @@ class Schedule:
                 )
             curve = self._curve(name)
             factors = [_factor(curve, base) for base in self.base]
+            self.closed_form = True
             return lr_scheduler.LambdaLR(self.optimizer, factors)
         if name == "OneCycle":
             name, options = "OneCycleLR", {"max_lr": list(self.base), **options}
@@ -228,7 +231,7 @@ class Schedule:
         where the initial rates differ now, from those in the optimizer, which its owner scaled.
         """
         self.updates = int(state["updates"])
-        if isinstance(self.main, lr_scheduler.LambdaLR):
+        if self.closed_form:
             self._closed_form()
             return
         self.main.load_state_dict({**self.main.state_dict(), **state["main"]})
@@ -268,7 +271,8 @@ def _factor(curve: Curve, base: float) -> Callable[[int], float]:
     return lambda s: curve(s, base) / base
 
 
-def _mode(mode: Any) -> tuple[Any, dict[str, Any]]:
+def split_mode(mode: Any) -> tuple[Any, dict[str, Any]]:
+    """The scheduler that an `lr_mode` names, or its class, and its arguments."""
     options: dict[str, Any] = {}
     if isinstance(mode, Mapping):
         if len(mode) != 1:

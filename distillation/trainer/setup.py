@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from distillation.compiling import compile_in_place
 from distillation.engine import Engine
@@ -18,7 +19,6 @@ from distillation.progress import Progress
 from distillation.replay import length_of
 from distillation.table_option import is_online
 from distillation.trainer import loaders
-from distillation.trainer.batches import take_apart
 from distillation.trainer.callbacks import (
     CallbackList,
     Context,
@@ -31,7 +31,7 @@ from distillation.trainer.measures import Measures
 from distillation.trainer.metrics import MetricSet, resolve_watch, slug
 from distillation.trainer.optimizers import freeze_for_finetune, make_optimizer
 from distillation.trainer.params import TrainingParams
-from distillation.trainer.schedules import Schedule
+from distillation.trainer.schedules import Schedule, split_mode
 from distillation.trainer.sharding import WholeOptimizer, check_fsdp
 from distillation.trainer.sync_bn import synchronise_batch_norm
 from distillation.trainer.task import KDTask, OwnState, Task
@@ -146,13 +146,9 @@ class Setup:
 
     def _resolve_plateau(self) -> None:
         # a name given short (`Loss`) is a result's full name (`KDLogitsLoss/Loss`)
-        mode = self.params.lr_mode
-        if isinstance(mode, Mapping) and "ReduceLROnPlateau" in mode:
-            options = dict(mode["ReduceLROnPlateau"] or {})
+        mode, options = split_mode(self.params.lr_mode)
+        if mode in ("ReduceLROnPlateau", ReduceLROnPlateau):
             options["metric_name"] = self._full_name(options.get("metric_name"))
-            self.params.lr_mode = {"ReduceLROnPlateau": options}
-        elif mode == "ReduceLROnPlateau":
-            options = {"metric_name": self._full_name(None)}
             self.params.lr_mode = {"ReduceLROnPlateau": options}
 
     def _full_name(self, name: str | None) -> str:
@@ -176,7 +172,8 @@ class Setup:
                 greater = options.mode == "max"
             if not self.valid_loaders:
                 raise ConfigError("early_stopping needs a valid_loader.")
-            callbacks.append(EarlyStopping(monitor, greater, options.patience, options.min_delta))
+            how = (options.patience, options.min_delta, self.watched_split)
+            callbacks.append(EarlyStopping(monitor, greater, *how))
         context = Context(
             net=self.task.net,
             ema_model=self.ema and self.ema.module,
@@ -254,18 +251,12 @@ class Setup:
             watch_mode="max" if self.greater else "min",
             states=self._states(snapshots),
             hooks=hooks,
-            **self._counting(),
+            **({} if params.batch_adapter is None else {"samples_of": training.adapt}),
         )
         engine.part_names = {"snapshots": "average_best_models"}
         training.engine = engine
         self._wrap(engine, training)
         return engine, training
-
-    def _counting(self) -> dict[str, Any]:
-        adapter = self.params.batch_adapter
-        if adapter is None:
-            return {}
-        return {"samples_of": lambda batch: take_apart(batch, adapter).size}
 
     def _states(self, snapshots: BestSnapshots | None) -> dict[str, Any]:
         states: dict[str, Any] = {

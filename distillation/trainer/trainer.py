@@ -142,22 +142,26 @@ class Trainer:
         }
         rng = get_rng_state()
         accelerator = make_accelerator(self.device, precision_of(params))
-        self._params, self._train_loader, self.run = params, train_loader, None
         try:
             with KeepFlags(task.modules()):
                 seed_everything(params.seed + accelerator.process_index)
                 setup = Setup(task, params, train_loader, valid_loader, accelerator, self.root)
                 with self._recorder(before, task, params, config, accelerator) as recorder:
+                    self._params, self._train_loader = params, train_loader
                     self.run = Run.read(recorder.path)
                     self.net, self.ema_model = task.net, setup.ema and setup.ema.module
-                    return self._loop(setup, recorder, config)
+                    interrupted = self._loop(setup, recorder, config)
         finally:
             task.release()
             set_rng_state(rng)
             if self.run is not None:
                 self.run = Run.read(self.run.path)
+        if interrupted:  # the run is complete, and whatever would follow is not wanted
+            raise KeyboardInterrupt
+        return self.results
 
-    def _loop(self, setup: Setup, recorder: Any, config: dict[str, Any]) -> dict[str, float]:
+    def _loop(self, setup: Setup, recorder: Any, config: dict[str, Any]) -> bool:
+        """Train; returns whether a signal has come in the last epoch."""
         params = setup.params
         trackers = None
         if params.trackers and setup.accelerator.is_main_process:
@@ -180,10 +184,9 @@ class Trainer:
             note_run(model, recorder.uuid, recorder.last_step())
             record.note_facts(recorder, setup.task, setup.accelerator)
         finally:
-            training.close()
             if trackers is not None:
                 trackers.finish()
-        return self.results
+        return engine.interrupted
 
     def _take_up(self, engine: Engine, training: Training, recorder: Any) -> bool:
         """Go on from a checkpoint file here; True when the run's last checkpoint is to be used."""
@@ -360,11 +363,19 @@ class Trainer:
         if use_ema_net and self.ema_model is not None:
             student = self.ema_model
         norm = normalisation(self._train_loader, mean, std)
-        adapter = self._params.output_adapter if self._params else None
+        params = self._params or TrainingParams(max_epochs=1)
         with KeepFlags([student]), torch.no_grad():
             shape = self.run.info.get("facts", {}).get("input_shape") if self.run else None
             shape = None if shape is None else tuple(shape)
-            return predict(student, images, norm, adapter, self._input_adapter(), shape)
+            return predict(
+                student,
+                images,
+                norm,
+                params.output_adapter,
+                self._input_adapter(),
+                shape,
+                params.forward_adapter,
+            )
 
     def _input_adapter(self) -> Any:
         """What the inputs pass before the student sees them."""

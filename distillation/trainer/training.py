@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from distillation.checkpoint import load_strict
 from distillation.engine import Engine
 from distillation.trainer import loaders
-from distillation.trainer.batches import take_apart, to_device
+from distillation.trainer.batches import Parts, take_apart, to_device
 from distillation.trainer.callbacks import CallbackList
 from distillation.trainer.checkpoints import (
     AVERAGE,
@@ -40,6 +40,8 @@ class Training(Passes):
     The parts are made by `distillation.trainer.setup`; here they meet.
     """
 
+    kind = "validation"
+
     def __init__(
         self,
         task: Task,
@@ -64,8 +66,15 @@ class Training(Passes):
         self.runner: Any = task.net
         self.outside = task.outside_parameters()
         self.valid_results: dict[str, float] = {}
+        self._adapted: dict[int, Parts] = {}
 
     # -- the step
+
+    def adapt(self, batch: Any) -> int:
+        """Show a batch to `batch_adapter`, once; the step takes what it gives. Returns its size."""
+        parts = take_apart(batch, self.params.batch_adapter)
+        self._adapted[id(batch)] = parts
+        return parts.size
 
     def step(self, batch: Any, batch_idx: Any) -> None:
         """One batch, of the training or of an evaluation."""
@@ -73,7 +82,8 @@ class Training(Passes):
         if not engine.is_train:
             super().step(batch, batch_idx)
             return
-        parts = take_apart(to_device(batch, engine.device), self.params.batch_adapter)
+        parts = self._adapted.pop(id(batch), None) or take_apart(batch, self.params.batch_adapter)
+        parts = to_device(parts, engine.device)
         if self._told:
             fields = {"batch_idx": batch_idx.idx, "batch": batch, "inputs": parts.inputs}
             self.callbacks.call("on_train_batch_start", **fields, target=parts.target)
@@ -134,7 +144,8 @@ class Training(Passes):
         self.task.net.train()
         if not engine.batch:
             self.metrics[TRAIN].reset()
-        self.callbacks.call("on_train_loader_start", epoch=engine.epoch, metrics_dict={})
+        fields = {"epoch": engine.epoch, "split": TRAIN, "metrics_dict": {}}
+        self.callbacks.call("on_train_loader_start", **fields)
 
     def on_update_end(self, engine: Engine) -> None:
         if self.ema is not None:

@@ -5,7 +5,7 @@ import torch
 from trainer_kit import distilled, loaders, make, trained, weights
 
 from distillation.errors import ConfigError
-from distillation.trainer import Callback
+from distillation.trainer import Callback, Trainer
 from distillation.trainer.callbacks import PHASES
 
 
@@ -127,3 +127,30 @@ def test_what_is_no_callback_is_told(tmp_path):
         trained(tmp_path, phase_callbacks=[print])
     with pytest.raises(ConfigError, match="did you mean 'on_train_batch_end'"):
         trained(tmp_path, phase_callbacks=[Misspelt()])
+
+
+@pytest.mark.parametrize("splits", [("test",), ("a", "b")])
+def test_early_stopping_follows_the_first_validation_loader_whatever_its_name(tmp_path, splits):
+    train, test = loaders()
+    callback, log = logging_callback()
+    trainer = Trainer("plain", tmp_path)
+    params = {"max_epochs": 9, "initial_lr": 0.0, "silent_mode": True}
+    params |= {"early_stopping": {"patience": 2}, "phase_callbacks": [callback]}
+    trainer.train(make(), params, train, dict.fromkeys(splits, test))
+    assert log.count("on_validation_loader_end") == 3 * len(splits)
+    assert "on_test_loader_end" not in log
+
+
+def test_a_callback_is_told_whose_batches_it_sees(tmp_path):
+    train, test = loaders()
+    seen = []
+
+    class Splits(Callback):
+        def on_train_batch_end(self, context):
+            seen.append(context.split)
+
+        on_validation_batch_end = on_train_batch_end
+
+    params = {"max_epochs": 1, "silent_mode": True, "phase_callbacks": [Splits()]}
+    Trainer("plain", tmp_path).train(make(), params, train, {"valid": test, "test": test})
+    assert seen == ["train"] * 4 + ["valid", "test"]

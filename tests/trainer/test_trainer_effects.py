@@ -281,13 +281,19 @@ def test_adapters_spare_the_model_any_change(tmp_path):
 
     loader, _ = loaders()
     batches = [{"p": b.images, "t": {"class": b.labels}} for b in loader.batches(0)]
+    adapted = []
+
+    def adapter(batch):
+        adapted.append(batch)
+        return batch.pop("p"), batch["t"]["class"]
+
     odd, plain = make(Odd), make()
     Trainer("plain", tmp_path).train(
         odd,
         {
             "max_epochs": 1,
             "silent_mode": True,
-            "batch_adapter": lambda batch: (batch["p"], batch["t"]["class"]),
+            "batch_adapter": adapter,
             "forward_adapter": lambda net, x: net(pixels=x),
             "output_adapter": lambda output: output["scores"],
             "train_metrics_list": ["Accuracy"],
@@ -295,4 +301,5 @@ def test_adapters_spare_the_model_any_change(tmp_path):
         batches,
     )
     trained(tmp_path, plain)
+    assert len(adapted) == len(batches)
     assert torch.equal(weights(odd), weights(plain))

@@ -90,3 +90,11 @@ def test_predict_tells_what_images_the_student_was_trained_on(tmp_path):
     assert trainer.predict(coloured.convert("L")).labels.shape == (1,)
     with pytest.raises(ShapeError, match=r"trained on images of shape \(1, 8, 8\).*resize"):
         trainer.predict(torch.zeros(1, 16, 16))
+
+
+def test_predict_calls_the_student_as_the_training_does(tmp_path):
+    train, _ = loaders()
+    trainer = trained(tmp_path, forward_adapter=lambda net, x: net(x.flatten(1)) * 2)
+    x = train.batch(0, 0).images
+    with torch.no_grad():
+        assert torch.equal(trainer.predict(x).logits, trainer.net.eval()(x) * 2)

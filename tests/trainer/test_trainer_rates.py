@@ -2,6 +2,7 @@
 
 import pytest
 from test_trainer_schedules import TABLE
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from trainer_kit import Recorder, effect_of, loaders, make
 
 from distillation.trainer import Trainer
@@ -39,11 +40,12 @@ def test_the_training_uses_the_sequence(name, tmp_path):
     assert recorder.rates == pytest.approx(expected, rel=1e-12, abs=0)
 
 
-def test_plateau_watches_a_result_by_its_short_name(tmp_path):
+@pytest.mark.parametrize("named", ["ReduceLROnPlateau", ReduceLROnPlateau])
+@pytest.mark.parametrize("metric", [{}, {"metric_name": "Loss"}])
+def test_plateau_watches_a_result_by_its_short_name(tmp_path, named, metric):
     recorder = Recorder()
     train, valid = loaders(64)
-    plateau = {"ReduceLROnPlateau": {"patience": 0, "metric_name": "Loss", "threshold": 1e9}}
-    plateau["ReduceLROnPlateau"]["threshold_mode"] = "abs"
+    plateau = {named: {"patience": 0, "threshold": 1e9, "threshold_mode": "abs", **metric}}
     Trainer("rates", tmp_path).train(
         make(),
         {

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from killable import train
-from trainer_kit import Recorder, distilled, effect_of, make, trained, weights
+from trainer_kit import Recorder, distilled, effect_of, loaders, make, trained, weights
 
 from distillation import runs
-from distillation.errors import CheckpointError, RunError, TeacherError
+from distillation.errors import CheckpointError, ConfigError, RunError, TeacherError
 from distillation.trainer import Callback
 
 HERE = Path(__file__).parent
@@ -280,3 +280,37 @@ def test_killed_after_going_back_it_goes_on_from_there(tmp_path):
             **swinging(1, 1, 1),
         )
     assert first.run.checkpoints == [2 * 128]
+
+
+@pytest.mark.parametrize("phase", ["on_train_batch_end", "on_validation_loader_start"])
+def test_ctrl_c_in_the_last_epoch_lets_the_run_end_and_is_not_swallowed(tmp_path, phase):
+    def signalled(self, context):
+        signal.raise_signal(signal.SIGINT)
+
+    late = type("Late", (Callback,), {phase: signalled})()
+    if phase == "on_train_batch_end":
+        late = LastBatch()
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, phase_callbacks=[late], valid=phase != "on_train_batch_end")
+    (run,) = runs.list(tmp_path)
+    assert (run.status, run.checkpoints) == ("completed", [128])
+
+
+class LastBatch(Callback):
+    def on_train_batch_end(self, context):
+        if context.batch_idx == 3:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_resume_goes_on_from_the_last_checkpoint_of_a_run_and_no_other(tmp_path):
+    uuid = trained(tmp_path, max_epochs=2).run.uuid
+    with pytest.raises(RunError, match="names a step"):
+        trained(tmp_path, max_epochs=3, resume_path=f"{uuid}@best")
+
+
+def test_a_training_that_is_refused_leaves_the_one_before(tmp_path):
+    trainer = trained(tmp_path)
+    run, net = trainer.run.uuid, trainer.net
+    with pytest.raises(ConfigError):
+        trainer.train(make(), {"max_epochs": 1, "metric_to_watch": "Acuracy"}, *loaders())
+    assert (trainer.run.uuid, trainer.net) == (run, net)

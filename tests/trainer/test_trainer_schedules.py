@@ -269,3 +269,10 @@ def test_warm_up_rates_by_prefix():
     params["warmup_initial_lr"] = {"c": 0.1}
     with pytest.raises(ConfigError, match="unknown prefix"):
         Schedule(optimizer, TrainingParams.from_any(params), 2)
+
+
+def test_a_lambda_of_the_user_counts_epochs_as_other_schedulers_of_torch_do():
+    halving = {"LambdaLR": {"lr_lambda": lambda epoch: 0.5**epoch}}
+    assert sequence(lr_mode=halving) == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
+    each = {"LambdaLR": {"lr_lambda": lambda step: 0.5**step, "phase": "TRAIN_BATCH_STEP"}}
+    assert sequence(lr_mode=each) == [0.5**i for i in range(8)]
