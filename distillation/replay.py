@@ -104,7 +104,7 @@ class Replay:
         evaluation: bool = False,
     ):
         self.loader, self.epoch, self.start, self.evaluation = loader, epoch, start, evaluation
-        self.direct = hasattr(loader, "batches")
+        self.direct = callable(getattr(loader, "batches", None))
         if start and not self.direct and rng is None:
             raise ConfigError("a loader without batches(epoch, start=) needs its epoch's RNG state")
         resumed = start > 0 and not self.direct

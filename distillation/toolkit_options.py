@@ -243,13 +243,13 @@ class ToolkitOptions:
     @contextmanager
     def determinism(self) -> Iterator[None]:
         """torch's deterministic algorithms, when asked for; the setting comes back."""
-        before = torch.are_deterministic_algorithms_enabled()
+        before = torch.get_deterministic_debug_mode()
         if self.deterministic:
             torch.use_deterministic_algorithms(True)
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(before)
+            torch.set_deterministic_debug_mode(before)
 
 
 def linear_decay(

@@ -137,6 +137,15 @@ def test_deterministic_asks_for_deterministic_algorithms_and_gives_the_setting_b
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+def test_a_callers_warnings_of_determinism_stay_warnings(tmp_path):
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        after(tmp_path, max_epoch=1)
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_a_gpu_that_is_not_there_is_a_warning(tmp_path):
     with pytest.warns(UserWarning, match="num_gpu_used=2, but no GPU is here"):
         started = training(tmp_path, num_gpu_used=2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,7 +21,8 @@ class Accuracy(torchmetrics.Metric):
     """Share of samples whose target is among the `top_k` largest logits.
 
     Logits have shape (N, C) or (N, C, ...), targets (N, ...) of class numbers, or the logits'
-    shape (soft or one-hot; their largest entry counts).
+    shape (soft or one-hot; their largest entry counts). One logit (N, 1, ...), as for
+    `BCEWithLogitsLoss`, says "yes" above 0; its targets (N, ...) or (N, 1, ...) do so above 0.5.
     """
 
     higher_is_better = True
@@ -34,6 +37,10 @@ class Accuracy(torchmetrics.Metric):
 
     def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
         """Count one batch."""
+        if preds.dim() > 1 and preds.shape[1] == 1:
+            hits = (preds > 0).squeeze(1) == (target > 0.5).reshape(preds.squeeze(1).shape)
+            self._count(hits)
+            return
         if target.shape == preds.shape:
             target = target.argmax(1)
         if self.top_k == 1:
@@ -41,8 +48,11 @@ class Accuracy(torchmetrics.Metric):
         else:
             top = preds.topk(min(self.top_k, preds.shape[1]), dim=1).indices
             hits = (top == target.unsqueeze(1)).any(1)
+        self._count(hits)
+
+    def _count(self, hits: torch.Tensor) -> None:
         self.correct += hits.sum()
-        self.total += target.numel()
+        self.total += hits.numel()
 
     def compute(self) -> torch.Tensor:
         """A scalar from 0 to 1."""
@@ -133,8 +143,12 @@ class MetricSet:
         return len(self.metrics)
 
     def names(self) -> list[str]:
-        """Names of the metrics, in the order given."""
-        return list(self.metrics)
+        """Names of the results, in the order of the metrics."""
+        return list(self._owners())
+
+    def _owners(self) -> dict[str, torchmetrics.Metric]:
+        """The metric behind each result; one that gives a dict is behind each of its keys."""
+        return {key: metric for name, metric in self.metrics.items() for key in _keys(name, metric)}
 
     def update(self, output: Any, target: Any) -> None:
         """Show one batch to every metric, without gradients and without a host sync.
@@ -177,7 +191,7 @@ class MetricSet:
 
     def higher_is_better(self, name: str) -> bool:
         """The metric's own word; True where it has none."""
-        metric = self.metrics.get(name)
+        metric = self._owners().get(name)
         better = getattr(metric, "higher_is_better", None)
         return True if better is None else bool(better)
 
@@ -202,6 +216,19 @@ class MetricSet:
                 loaded = [v.to(device) for v in value] if isinstance(value, list) else value
                 setattr(metric, key, loaded.to(device) if torch.is_tensor(loaded) else loaded)
             metric._update_count = state["counts"][name]
+
+
+def _keys(name: str, metric: torchmetrics.Metric) -> list[str]:
+    """What a metric's results are called: its name, or the keys of the dict that it gives."""
+    empty = copy.deepcopy(metric)
+    empty.sync_on_compute = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            value = empty.compute()
+        except Exception:  # one that cannot say without a batch is taken for a number
+            return [name]
+    return list(map(str, value)) if isinstance(value, Mapping) else [name]
 
 
 def _kind(value: Any) -> str:

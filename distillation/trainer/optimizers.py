@@ -222,7 +222,8 @@ def _biases_and_norms(student: nn.Module, groups: list[dict[str, Any]]) -> set[i
         for p in module.parameters(recurse=False)
     }
     named = [member for group in groups for member in group["params"]]
-    return norms | {id(p) for name, p in named if name.split(".")[-1] == "bias"}
+    # `in_proj_bias` of attention and `bias_ih_l0` of an LSTM, too
+    return norms | {id(p) for name, p in named if "bias" in name.split(".")[-1]}
 
 
 def _split_decay(groups: list[dict[str, Any]], free: set[int]) -> list[dict[str, Any]]:

@@ -91,6 +91,11 @@ def _conflicts(params: TrainingParams) -> None:
             f"{KIND}s 'lr_warmup_epochs' ({params.lr_warmup_epochs}) and 'lr_cooldown_epochs' "
             f"({params.lr_cooldown_epochs}) together exceed 'max_epochs' ({params.max_epochs})."
         )
+    for name in ("lr_updates", "step_lr_update_freq"):
+        if getattr(params, name) and params.lr_mode is None:
+            raise ConfigError(
+                f"{KIND} {name!r} has no effect without 'lr_mode': 'Step', which drops the rate."
+            )
     late = [e for e in params.save_ckpt_epoch_list if e > params.max_epochs]
     if late:
         raise ConfigError(

@@ -57,7 +57,8 @@ class OptimizationParams:
         (bool, list),
         "Train only a part of the student. A list of parameter-name prefixes: all else is frozen. "
         "True: the model's `get_finetune_lr_dict(lr)` gives the learning rate of each prefix, "
-        "and what it does not name is frozen.",
+        "and what it does not name is frozen. Running statistics of batch norms follow the data "
+        "everywhere.",
         example='["classifier"]',
         valid="True, False, or a list of prefixes that match something",
         **_OPT,

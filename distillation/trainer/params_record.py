@@ -79,7 +79,7 @@ class RecordParams:
     log_every: int = option(
         50,
         (int,),
-        "Training loss and metrics are recorded every this many batches, and for each epoch.",
+        "Training losses are recorded every this many batches; losses and metrics for each epoch.",
         example="10",
         valid="an integer of at least 1",
         check=positive,

@@ -9,6 +9,8 @@ import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import numpy as np
+
 from distillation.errors import ConfigError, unknown
 
 T = TypeVar("T")
@@ -83,8 +85,10 @@ def build(cls: type[T], values: Mapping[str, Any], *, kind: str, listed: str) ->
     """An instance of the schema `cls` from `values`.
 
     Raises `ConfigError` for an unknown or missing key, a wrong type, or a value out of range; the
-    message names the key (as `kind`), what was given, and what is valid.
+    message names the key (as `kind`), what was given, and what is valid. NumPy's numbers, of a
+    sweep over an array, become Python's.
     """
+    values = {name: python_numbers(value) for name, value in values.items()}
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for name in values:
         if name not in fields:
@@ -96,6 +100,17 @@ def build(cls: type[T], values: Mapping[str, Any], *, kind: str, listed: str) ->
             spec = field.metadata["spec"]
             raise ConfigError(f"{kind} {name!r} is missing. Give it, for example {spec.example}.")
     return cls(**values)
+
+
+def python_numbers(value: Any) -> Any:
+    """`value` with Python's numbers in the place of NumPy's, in dicts, lists and tuples too."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (list, tuple):
+        return type(value)(map(python_numbers, value))
+    if type(value) is dict:
+        return {key: python_numbers(item) for key, item in value.items()}
+    return value
 
 
 def check(kind: str, name: str, value: Any, spec: Spec) -> None:

@@ -156,3 +156,36 @@ def test_an_evaluation_does_not_train_the_criterion(tmp_path):
     trained(tmp_path, loss=loss, max_epochs=2)
     assert loss.training
     assert loss.batches == 2 * len(loaders()[0])
+
+
+def test_one_logit_is_a_yes_or_no():
+    logits, target = torch.tensor([[2.0], [-1.0], [0.5], [-3.0]]), torch.tensor([1.0, 1, 0, 0])
+    assert value("Accuracy", logits, target[:, None]) == {"Accuracy": 0.5}
+    assert value("Accuracy", logits, target.long()) == {"Accuracy": 0.5}
+
+
+class Hits(torchmetrics.Metric):
+    """Two numbers, of which the second counts misses."""
+
+    higher_is_better = False
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("right", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("wrong", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, preds, target):
+        right = (preds.argmax(1) == target).sum()
+        self.right += right
+        self.wrong += len(target) - right
+
+    def compute(self):
+        return {"hits": self.right, "misses": self.wrong}
+
+
+@pytest.mark.parametrize("wanted", [None, "misses"])
+def test_a_metric_that_gives_a_dict_can_choose_the_best_epoch(tmp_path, wanted):
+    metrics = MetricSet([Hits])
+    assert metrics.names() == ["hits", "misses"]
+    assert resolve_watch(wanted, metrics, ["Loss"]) == (wanted or "hits", False)
+    trained(tmp_path, valid_metrics_list=[Hits], metric_to_watch=wanted)

@@ -104,6 +104,14 @@ def test_biases_and_norms_get_no_weight_decay(tmp_path):
     assert {decay[id(p)] for p in net.parameters()} == {0.0, 0.5}
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.MultiheadAttention])
+def test_biases_go_by_many_names(kind):
+    net = kind(4, 2) if kind is nn.LSTM else kind(4, 1)
+    decayed = {"optimizer_params": {"weight_decay": 0.5}, "zero_weight_decay_on_bias_and_bn": True}
+    free = [p for g in optimizer(net, **decayed).param_groups[1:] for p in g["params"]]
+    assert {id(p) for p in free} == {id(p) for p in net.parameters() if p.dim() == 1}
+
+
 @effect_of("finetune")
 def test_finetune_trains_the_named_part_only_and_gives_the_flags_back(tmp_path):
     net = make()

@@ -6,6 +6,7 @@ import importlib
 import inspect
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,7 +50,12 @@ def test_the_example_is_valid(name):
             pytest.skip(f"{example} is an object of the user's")
     if name in ("resume_path",):
         assert isinstance(value, str)
-    with_others = {"ema_params": {"ema": True}, "torch_compile_mode": {"torch_compile": True}}
+    with_others = {
+        "ema_params": {"ema": True},
+        "torch_compile_mode": {"torch_compile": True},
+        "lr_updates": {"lr_mode": "Step"},
+        "step_lr_update_freq": {"lr_mode": "Step"},
+    }
     more = with_others.get(name, {})
     assert getattr(params(**{name: value, **more}), name) == value
 
@@ -146,3 +152,21 @@ def test_any_other_key_is_named(values):
 def test_what_supergradients_calls_otherwise_is_told(name, ours):
     with pytest.raises(ConfigError, match=f"'{name}' is here '{ours}'"):
         params(**{name: "x"})
+
+
+def test_numbers_of_numpy_become_pythons():
+    given = params(
+        max_epochs=np.int64(2),
+        initial_lr={"default": np.float64(0.1)},
+        save_ckpt_epoch_list=[np.int32(1)],
+        optimizer_params={"weight_decay": np.float32(0.5), "betas": (np.float64(0.9), 0.99)},
+        ema=np.bool_(True),
+    )
+    numbers = [given.max_epochs, given.initial_lr["default"], *given.save_ckpt_epoch_list]
+    numbers += [given.optimizer_params["weight_decay"], *given.optimizer_params["betas"], given.ema]
+    assert list(map(type, numbers)) == [int, float, int, float, float, float, bool]
+
+
+def test_epochs_of_drops_without_the_schedule_that_drops_are_refused():
+    with pytest.raises(ConfigError, match="'lr_updates' has no effect without 'lr_mode': 'Step'"):
+        params(lr_updates=[1])
