@@ -103,6 +103,11 @@ class Capture:
             cell.armed = None
         return cell.held
 
+    @property
+    def is_armed(self) -> bool:
+        """Whether this thread is recording."""
+        return self._slot.cell.armed is not None
+
     @contextlib.contextmanager
     def recording(self) -> Iterator[Record]:
         """`arm` and `disarm` around a block. After an error nothing is held."""

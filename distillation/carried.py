@@ -103,6 +103,19 @@ class Carried(nn.Module):
     def _loss_balancer(self) -> nn.Module | None:
         return self._kd.distiller.loss_balancer
 
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """Losses and balancer that a tool has walked to, and puts back, go to where they were."""
+        if name not in (LOSSES, BALANCER) or "_kd" not in self.__dict__:
+            super().add_module(name, module)
+        elif module is not dict(self._kd.parts()).get(name):
+            self._kd.distiller.replace(**{name.removeprefix("_"): module})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in (LOSSES, BALANCER):
+            self.add_module(name, value)
+        else:
+            super().__setattr__(name, value)
+
     def train(self, mode: bool = True) -> Carried:
         super().train(mode)
         self._kd.distiller.train(mode)

@@ -6,6 +6,7 @@ the newest class stands leftmost, and `without` takes ours out of the middle.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,8 @@ def swapped_class(mixin: type, original: type, like: Callable | None = None) -> 
     """A subclass of (mixin, original), the same one each time for the same two.
 
     Its `forward` calls `mixin.distil` and has the signature of `original.forward`, or that of
-    `like` (then the class is a new one). Nothing is registered anywhere: a made class lives as
+    `like` (then the class is a new one). Methods of `mixin.STUDENT_ONLY` run within its
+    `only_student_forward`. Nothing is registered anywhere: a made class lives as
     long as its instances, and classes of one name do not know of each other.
     """
     if like is None:
@@ -31,6 +33,9 @@ def swapped_class(mixin: type, original: type, like: Callable | None = None) -> 
         "forward": _forward(mixin, original, like),
         _MADE: like is None,
     }
+    for name in getattr(mixin, "STUDENT_ONLY", ()):
+        if inspect.isfunction(getattr(original, name, None)):
+            body[name] = _student_only(mixin, getattr(original, name))
     return type(original)(f"Distillation{original.__name__}", (mixin, original), body)
 
 
@@ -49,6 +54,17 @@ def _forward(mixin: type, original: type, like: Callable | None) -> Callable:
     forward.__doc__ = shown.__doc__
     forward.__annotations__ = dict(getattr(shown, "__annotations__", {}))
     return forward
+
+
+def _student_only(mixin: type, method: Callable) -> Callable:
+    @functools.wraps(method)
+    def alone(self, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(self, mixin):
+            return method(self, *args, **kwargs)
+        with self.only_student_forward():
+            return method(self, *args, **kwargs)
+
+    return alone
 
 
 def made_class(cls: type) -> type | None:

@@ -64,8 +64,8 @@ class Pair(NamedTuple):
     def values(self, record: Record) -> tuple[Any, Any]:
         """What the loss is given: student's side, teacher's side.
 
-        The losses here and torch's get tensors; the logits, when an output holds several. A loss
-        of one's own gets what the layer gave, whatever that is.
+        A `DistillationLoss`, one's own as well, and torch's get tensors; the logits, when an output
+        holds several. Any other module gets what the layer gave, whatever that is.
         """
         return self._value(record, self.student), self._value(record, self.teacher)
 

@@ -128,6 +128,26 @@ class Distiller:
         """`<Class>_<i>` of each loss, in the criterion's order."""
         return [pair.name for pair in self._pairs]
 
+    def replace(
+        self, loss_modules: nn.ModuleList | None = None, loss_balancer: nn.Module | None = None
+    ) -> None:
+        """Take other losses, in the order of the criterion, or another balancer.
+
+        Raises:
+            ConfigError: not one loss for each pair.
+        """
+        if loss_modules is not None:
+            count = len(loss_modules) if isinstance(loss_modules, nn.ModuleList) else 0
+            if count != len(self.criterion):
+                raise ConfigError(
+                    f"the {len(self.criterion)} losses of a converted model are replaced by an "
+                    f"nn.ModuleList of as many, not by {type(loss_modules).__name__}"
+                )
+            self.criterion.losses = loss_modules
+            self._pairs = list(self.criterion)
+        if loss_balancer is not None:
+            self.loss_balancer = loss_balancer
+
     # Forward ------------------------------------------------------------------------------
 
     def forward(self, *args: Any, sample: Any = None, view: Any = None, **kwargs: Any) -> Any:
@@ -152,12 +172,15 @@ class Distiller:
         """`forward`, calling `student` in the student's place (its class's own forward)."""
         if in_backward():
             return self._run_again(student, args, kwargs)
+        if self._capture.is_armed:  # the student's forward calls itself: the whole is one pass
+            return student(*args, **kwargs)
         record = self._capture.arm()
         try:
             refuse_reentry(self.student)
             record.arguments = None
             if self._keyed and sample is None:
-                record.arguments = (args, kwargs)  # the keys come with the loss
+                # The keys come with the loss
+                record.arguments = (args, kwargs, _versions(args, kwargs))
             else:
                 self._run_teacher(record, args, kwargs, sample, view)
             output = self._run_student(record, student, args, kwargs)
@@ -261,8 +284,14 @@ class Distiller:
     def _take(self, sample: Tensor | None, view: Tensor | None) -> Record:
         record = self._capture.take()
         if record.arguments is not None:
-            args, kwargs = record.arguments
+            args, kwargs, before = record.arguments
             record.arguments = None
+            if before and before != _versions(args, kwargs):
+                raise TeacherError(
+                    "the student, or the script, has changed the input in place before the loss, "
+                    "and the teacher would be given what it left there; let it work on a copy, "
+                    "x.clone(), or give forward the keys: model(x, sample=…, view=…)"
+                )
             self._run_teacher(record, args, kwargs, sample, view)
         return record
 

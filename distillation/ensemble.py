@@ -30,14 +30,15 @@ class EnsembleTeacher(TeacherSource):
     * `average="logits"` gives $\sum_i w_i z_i$, the geometric mean of the predictions.
 
     `sources` are teacher sources, or modules, which are frozen. `weights` are positive, one for
-    each, and are divided by their sum; equal by default. `dim` is the class dimension. `select`
-    picks the logits in a structured output, as in `selection.as_tensor`.
+    each, and are divided by their sum; equal by default. `dim` is the class dimension, which a mean
+    of probabilities needs to know of outputs with more than two dimensions. `select` picks the
+    logits in a structured output, as in `selection.as_tensor`.
 
     Each call gives one tensor of the members' common shape (float32 for half-precision members).
     Layers of members are captured by number: "0.layer4" is `layer4` of the first.
 
     Raises `ConfigError` for an empty ensemble or bad weights, `ShapeError` when the members'
-    outputs differ in shape.
+    outputs differ in shape, or `dim` is needed.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class EnsembleTeacher(TeacherSource):
         average: str = "probabilities",
         *,
         temperature: float = 1.0,
-        dim: int = -1,
+        dim: int | None = None,
         select: Selector = None,
     ):
         if average not in AVERAGES:
@@ -102,8 +103,15 @@ class EnsembleTeacher(TeacherSource):
         wide = [_widened(output) for output in outputs]
         if self.average == "logits":
             return sum(weight * z for weight, z in zip(self.weights, wide, strict=True))
+        if self.dim is None and wide[0].dim() > 2:
+            raise ShapeError(
+                f"an ensemble of outputs {tuple(wide[0].shape)} averages probabilities, and must "
+                "know which dimension the classes are in: give EnsembleTeacher(teachers, dim=1) "
+                "for maps (N, C, …), dim=-1 for sequences (N, L, C)"
+            )
+        dim = -1 if self.dim is None else self.dim
         terms = [
-            torch.log_softmax(z / self.temperature, dim=self.dim) + math.log(weight)
+            torch.log_softmax(z / self.temperature, dim=dim) + math.log(weight)
             for weight, z in zip(self.weights, wide, strict=True)
         ]
         return torch.logsumexp(torch.stack(terms), dim=0) * self.temperature
@@ -135,7 +143,7 @@ class EnsembleTeacher(TeacherSource):
             "weights": self.weights,
             "average": self.average,
             "temperature": self.temperature,
-            "dim": self.dim,
+            "dim": -1 if self.dim is None else self.dim,
         }
         if self.select is not None:
             facts["select"] = _selected(self.select)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from distillation import data as datasets
-from distillation.errors import ConfigError, DistillationError, RunError, TeacherError, unknown
+from distillation.errors import (
+    ConfigError,
+    DataError,
+    DistillationError,
+    RunError,
+    TeacherError,
+    unknown,
+)
 from distillation.frozen_teacher import FrozenTeacher
 from distillation.runs import Run, lock, store
 from distillation.transfer import Evaluation, Tally, write
@@ -101,7 +109,8 @@ def measure(
     `agreement`, `kl` and `teacher_accuracy`; `teacher_loader` gives it the same images, normalised
     for it.
 
-    Raises ShapeError when the teacher has other classes.
+    Raises ShapeError when the teacher has other classes, DataError when `teacher_loader` has other
+    images.
     """
     return _facts(*_compared(model, loader, teacher, teacher_loader))
 
@@ -114,13 +123,28 @@ def _compared(
     teacher_loader: Iterable | None,
 ) -> tuple[Evaluation, float]:
     tally, losses = Tally(), []
-    others = itertools.repeat(None) if teacher is None else (teacher_loader or loader)
-    for batch, other in zip(loader, others, strict=False):
+    for batch, other in _pairs(loader, teacher_loader):
         logits, labels = model(batch[0]).float(), batch[1]
-        tally.add(logits, labels, None if other is None else teacher(other[0]).float())
+        if other is not batch and not torch.equal(labels, other[1]):
+            raise DataError(
+                "teacher_loader gives other images than loader, or in another order: the labels of "
+                "a batch differ"
+            )
+        tally.add(logits, labels, None if teacher is None else teacher(other[0]).float())
         losses.append(F.cross_entropy(logits.double(), labels, reduction="sum"))
     found = tally.compute()
     return found, torch.stack(losses).sum().item() / found.images
+
+
+def _pairs(loader: Iterable, other: Iterable | None) -> Iterator[tuple[Any, Any]]:
+    """Batches beside those of the same images for the teacher: themselves, or another loader's."""
+    if other is None:
+        yield from ((batch, batch) for batch in loader)
+        return
+    for pair in itertools.zip_longest(loader, other):
+        if None in pair:
+            raise DataError("teacher_loader gives another number of batches than loader")
+        yield pair
 
 
 def _facts(found: Evaluation, loss: float) -> dict[str, float | int]:

@@ -14,7 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from distillation.errors import ConfigError, TeacherError
 from distillation.loans import Loan
-from distillation.references import Reference, noted, noted_run
+from distillation.references import Reference, noted_as_made, noted_run
 
 
 class TeacherSource(ABC):
@@ -176,7 +176,7 @@ class FrozenTeacher(TeacherSource):
                 "a source of classes, functions, run UUIDs and lists"
             )
         self.mode = mode
-        self.reference = reference if reference is not None else noted(model)
+        self.reference = reference if reference is not None else noted_as_made(model)
         if run_uuid is None:
             run_uuid, run_step = noted_run(model) or (None, None)
         self.run_uuid = run_uuid

@@ -48,6 +48,8 @@ class DistillationModel(Carried):
     """
 
     original_cls: type[nn.Module]
+    #: what calls forward again and again with a cache that it fills: the teacher would fill it, too
+    STUDENT_ONLY = ("generate",)
 
     def distil(self, *args: Any, **kwargs: Any) -> Any:
         """What `forward` does: teacher, then student; the student's output."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -66,7 +67,7 @@ class Reference:
 
         A class, a function or a classmethod that can be found again by its module and name can
         be; lambdas, local functions, instances, builtins and arguments that are not plain cannot.
-        A `functools.partial` is written as the call it stands for.
+        A `functools.partial` is written as the call it stands for, a path as text.
         """
         while type(function) is functools.partial:
             args = (*function.args, *args)
@@ -88,7 +89,7 @@ class Reference:
                 return None
             if _plain(rules.walk(module, names)) is not _plain(function):
                 return None
-            return cls(target, args, kwargs)
+            return cls(target, _texts(args), _texts(kwargs))
         except (TrustError, ConfigError):
             return None
 
@@ -173,7 +174,7 @@ def note(model: T, reference: Reference | None) -> T:
     if reference is None:
         _notes.pop(model, None)
     elif isinstance(reference, Reference):
-        _notes[model] = reference
+        _notes[model] = (reference, _changes(model))
     else:
         raise ConfigError(f"note takes a Reference or None, not {type(reference).__name__}")
     return model
@@ -181,7 +182,13 @@ def note(model: T, reference: Reference | None) -> T:
 
 def noted(model: object) -> Reference | None:
     """How this very model was made, if it was noted. A copy is another object."""
-    return _notes.get(model) if isinstance(model, nn.Module) else None
+    return _notes.get(model, (None,))[0] if isinstance(model, nn.Module) else None
+
+
+def noted_as_made(model: object) -> Reference | None:
+    """`noted`, unless its weights were changed since, so that making it again gives others."""
+    reference, changes = _notes.get(model, (None, None)) if noted(model) else (None, None)
+    return reference if changes is not None and changes == _changes(model) else None
 
 
 _runs = WeakIdKeyDictionary()
@@ -212,6 +219,15 @@ def noted_run(model: object) -> tuple[str, int | None] | None:
 def _changes(model: nn.Module) -> list[int]:
     # A move to another device or dtype is no change; in inference mode nothing is counted
     return [-1 if p.is_inference() else p._version for p in model.parameters()]
+
+
+def _texts(value: Any) -> Any:
+    """`value` with texts in the place of paths, in tuples, lists and dicts."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if type(value) in (tuple, list):
+        return type(value)(map(_texts, value))
+    return {k: _texts(v) for k, v in value.items()} if type(value) is dict else value
 
 
 def _plain(function: Any) -> Any:

@@ -161,7 +161,7 @@ def _of_call(function: Callable, args: tuple, kwargs: dict[str, Any], mode: str)
     if not isinstance(made, nn.Module):
         name = getattr(function, "__qualname__", repr(function))
         raise TeacherError(f"{name} made a {type(made).__name__}, where a teacher is an nn.Module")
-    reference = Reference.of(function, *args, **kwargs) or references.noted(made)
+    reference = Reference.of(function, *args, **kwargs) or references.noted_as_made(made)
     return FrozenTeacher(made, mode=mode, reference=reference)
 
 

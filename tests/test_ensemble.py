@@ -189,3 +189,12 @@ def test_casts_modes_and_samples_reach_every_member():
     assert one.weight.dtype is two.weight.dtype is torch.float64
     picked = EnsembleTeacher([Fixed(A), Fixed(B)], average="logits")(sample=torch.tensor([2]))
     torch.testing.assert_close(picked, (A + B)[2:3] / 2)
+
+
+def test_maps_and_sequences_need_to_say_where_the_classes_are():
+    maps = logits(4, (2, 5, 3, 3))
+    for teacher in (EnsembleTeacher([Fixed(maps)]), EnsembleTeacher([Fixed(maps[..., 0])])):
+        with pytest.raises(ShapeError, match=r"dim=1\) for maps .* dim=-1 for sequences"):
+            teacher()
+    torch.testing.assert_close(EnsembleTeacher([Fixed(maps)], dim=1)().softmax(1), maps.softmax(1))
+    assert torch.equal(EnsembleTeacher([Fixed(maps)], average="logits")(), maps)

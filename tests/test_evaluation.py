@@ -7,10 +7,11 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from distillation import runs
 from distillation.data import digits
-from distillation.errors import RunError, ShapeError
+from distillation.errors import DataError, RunError, ShapeError
 from distillation.evaluation import evaluate_run, measure
 from distillation.frozen_teacher import FrozenTeacher
 from distillation.models.digits import DigitsLargeModel, DigitsSmallModel
@@ -124,3 +125,21 @@ def test_a_run_that_is_being_written_is_not_written_beside(pair, tmp_path):
     with runs.resume(student.uuid, tmp_path), pytest.raises(RunError, match="is running"):
         evaluate_run(student, save=True)
     assert not (student.path / "evaluation.json").exists()
+
+
+def test_a_model_agrees_with_itself_in_whatever_order_the_images_come():
+    torch.manual_seed(0)
+    model = nn.Linear(5, 3)
+    images = TensorDataset(torch.rand(30, 5), torch.arange(30) % 3)
+    shuffled = DataLoader(images, 10, shuffle=True)
+    found = measure(model, shuffled, model)
+    assert (found["agreement"], found["kl"], found["images"]) == (1.0, 0.0, 30)
+    assert measure(model, iter(list(shuffled)), model)["images"] == 30
+
+
+def test_other_images_for_the_teacher_are_refused():
+    model, batch = nn.Linear(5, 3), (torch.rand(3, 5), torch.arange(3))
+    with pytest.raises(DataError, match="another number of batches"):
+        measure(model, [batch, batch], model, [batch])
+    with pytest.raises(DataError, match="the labels of a batch differ"):
+        measure(model, [batch], model, [(batch[0], batch[1].flip(0))])

@@ -81,7 +81,9 @@ class MGDLoss(DistillationLoss):
             (batch, 1, height, width), device=student_features.device, generator=generator
         )
         generated = self.generation(features * (noise >= self.lambda_mgd))
-        return F.mse_loss(*full_precision(generated, teacher_features)) * self.alpha_mgd
+        reduction = "mean" if batch else "sum"  # of no image there is no mean
+        error = F.mse_loss(*full_precision(generated, teacher_features), reduction=reduction)
+        return error * self.alpha_mgd
 
     def _check(self, student: Tensor, teacher: Tensor) -> None:
         check_tensors(student, teacher)

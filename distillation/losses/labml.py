@@ -52,7 +52,8 @@ def labml_soft_targets(
     s, t = full_precision(student_logits, teacher_logits)
     log_q, log_p = F.log_softmax(s / T, dim), F.log_softmax(t / T, dim)
     terms = F.kl_div(log_q, log_p, reduction="none", log_target=True)
-    return terms.masked_fill(log_p.isneginf(), 0.0).mean()
+    terms = terms.masked_fill(log_p.isneginf(), 0.0)
+    return terms.mean() if terms.numel() else terms.sum()
 
 
 def labml_weight(classes: int, temperature: float = 5.0, weight: float = 100.0) -> float:

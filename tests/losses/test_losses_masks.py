@@ -171,3 +171,12 @@ def test_two_ways_of_masking_a_class_go_together(loss, low):
     torch.testing.assert_close(found, expected)
     found.backward()
     assert s.grad.isfinite().all()
+
+
+def test_an_empty_batch_of_the_tutorials_loss_or_of_features_costs_nothing():
+    s = torch.zeros(0, 7, requires_grad=True)
+    maps = torch.zeros(0, 2, 3, 3, requires_grad=True)
+    labml = losses.LabmlSoftTargetsLoss()(s, s.detach())
+    for loss in (labml, losses.MGDLoss(2, 2)(maps, maps.detach())):
+        assert loss.item() == 0
+        loss.backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import io
 import weakref
@@ -9,6 +10,7 @@ import weakref
 import pytest
 import torch
 from meta_cases import (
+    FeatureLoss,
     Net,
     batch,
     converted,
@@ -21,7 +23,7 @@ from meta_cases import (
 )
 from torch import nn
 
-from distillation import DistillationModel, export, save
+from distillation import DistillationModel, LogitsDistillationLoss, export, save
 from distillation.errors import ConfigError
 
 
@@ -129,3 +131,20 @@ def test_a_parent_is_told_which_part_to_export():
     parent = nn.Sequential(nn.Identity(), converted(*pair()))
     with pytest.raises(ConfigError, match=r"submodule '1' is: export that one"):
         export(parent)
+
+
+def test_tools_that_walk_to_the_losses_and_put_them_back_leave_nothing_in_the_student():
+    student, teacher = pair()
+    before = set(student.state_dict())
+    model = converted(student, teacher, criterion=features())
+    assert nn.SyncBatchNorm.convert_sync_batchnorm(model) is model
+    balancer = model.loss_balancer
+    for name, child in list(model.named_children()):
+        setattr(model, name, copy.deepcopy(child) if name == "_loss_modules" else child)
+    assert [type(loss) for loss in model.loss_modules] == [FeatureLoss, LogitsDistillationLoss]
+    assert model.loss_balancer is balancer
+    loss_of(model.eval(), *batch()).backward()
+    assert model.loss_modules[0].project.weight.grad is not None
+    with pytest.raises(ConfigError, match=r"replaced by an nn\.ModuleList of as many"):
+        model._loss_modules = nn.ModuleList()
+    assert set(export(model).state_dict()) == before

@@ -33,8 +33,8 @@ from distillation import (
     convert,
     export,
 )
-from distillation.errors import ConfigError, DistillationError, ShapeError
-from distillation.losses import DistillationLossBalancer
+from distillation.errors import ConfigError, DistillationError, ShapeError, TeacherError
+from distillation.losses import DistillationLossBalancer, kl_divergence
 from distillation.table import GivenInputs, TeacherTable
 
 
@@ -278,3 +278,75 @@ def test_last_losses_are_there_for_the_log():
     last = model._kd.distiller.last_losses
     assert not any(loss.requires_grad for loss in last.values())
     assert torch.allclose(sum(last.values()) / 2, total.detach())
+
+
+class Crops(nn.Module):
+    """Calls itself for each of several crops."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return torch.cat([self(crop) for crop in x]) if isinstance(x, list) else self.net(x)
+
+
+def test_a_forward_that_calls_itself_is_one_pass():
+    student, teacher = map(Crops, pair())
+    crops = [batch(2, seed=3)[0], batch(5, seed=4)[0]]
+    seen = []
+    teacher.net.register_forward_hook(lambda *_: seen.append(1))
+    wanted = kl_divergence(student.eval()(crops), teacher.eval()(crops), temperature=T)
+    seen.clear()
+    model = converted(student, teacher, loss_balancer=None).eval()
+    model(crops)
+    assert torch.equal(model.compute_kd_loss(), wanted)
+    assert len(seen) == len(crops)
+
+
+class Generates(nn.Module):
+    """Fills a cache as it goes, as language models do."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(11, 8), nn.Linear(8, 11)
+
+    def forward(self, ids, past=None):
+        x = self.embed(ids)
+        if past is not None:
+            past.append(x)
+            x = torch.cat(past, 1)
+        return self.head(x.mean(1).tanh())
+
+    @torch.no_grad()
+    def generate(self, ids):
+        """Eight more."""
+        past = []
+        for _ in range(8):
+            ids = torch.cat([ids, self(ids[:, -1:], past).argmax(-1, keepdim=True)], 1)
+        return ids
+
+
+def test_what_a_student_generates_is_its_own():
+    torch.manual_seed(5)
+    student, teacher = Generates(), Generates()
+    ids = torch.tensor([[1, 2, 3]])
+    alone = student.generate(ids)
+    model = converted(student, teacher, loss_balancer=None)
+    assert torch.equal(model.generate(ids), alone)
+    assert model.generate.__doc__ == "Eight more."
+    assert not hasattr(converted(*pair()), "generate")
+
+
+def test_an_input_that_is_changed_before_its_keys_come_does_not_reach_the_table(tmp_path):
+    class Scales(Net):
+        def forward(self, x):
+            return super().forward(x.div_(255))
+
+    table = TeacherTable(make_teacher(), tmp_path, GivenInputs(8, data="one batch"))
+    model = converted(Scales(), table)
+    model(batch()[0])
+    with pytest.raises(TeacherError, match="changed the input in place"):
+        model.compute_kd_loss(sample=torch.arange(8))
+    assert not table.count()
+    table.release()

@@ -29,6 +29,7 @@ from distillation import (
     StaticLossBalancer,
     convert,
     export,
+    models,
     restore,
     save,
 )
@@ -312,3 +313,20 @@ def test_any_plain_settings_come_back(tmp_path, temperature, weights, mode):
     assert back.loss_modules[0].temperature == temperature
     assert back.loss_balancer.kd_loss_weight == weights
     assert back._kd.distiller.teacher.mode == mode
+
+
+def test_a_teachers_checkpoint_may_be_named_by_a_path(path, tmp_path):
+    weights = tmp_path / "teacher.pt"
+    torch.save(models.DigitsSmallModel().state_dict(), weights)
+    teacher = (models.get, ("digits_small_model",), {"checkpoint_path": weights})
+    save(converted(Net(), teacher), path)
+    assert restore(Net(), path).teacher_model is not None
+
+
+def test_a_teacher_whose_weights_no_name_gives_is_asked_for(path):
+    teacher = models.get("digits_small_model")
+    nn.init.ones_(next(teacher.parameters()))
+    save(converted(Net(), teacher), path)
+    with pytest.raises(TeacherError, match="teacher="):
+        restore(Net(), path)
+    assert restore(Net(), path, teacher=teacher).teacher_model is teacher
