@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 from distillation import runs
 from distillation.checkpoint import atomic_json
@@ -31,7 +32,7 @@ class Part:
 
     * `key` names it in the report, `module` is the experiment that trains it
     * `learns_from` is the key of its teacher's part
-    * `values` are configuration values of its own
+    * `values` are configuration values of its own, `fixed` those of them that make it this part
     """
 
     key: str
@@ -39,6 +40,7 @@ class Part:
     module: str
     learns_from: str | None = None
     values: dict[str, str] = field(default_factory=dict)
+    fixed: tuple[str, ...] = ()
 
 
 class ChainError(DistillationError):
@@ -54,7 +56,11 @@ def _parse(title: str, parts: list[Part], arguments: list[str] | None):
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on with a chain that was interrupted"
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="RUN",
+        help="go on with the last chain, or with that of a run of it",
     )
     refused = [getattr(configs, "_refused", {}) for configs in _configs(parts).values()]
     add_options(parser, {key for keys in refused for key in keys}, has_teacher=True)
@@ -77,6 +83,12 @@ def _commands(parts: list[Part], options, given: dict[str, str]) -> dict[str, li
             raise ConfigError(unknown("configuration key", key, everything, "--help of a part"))
     commands = {}
     for part in parts:
+        for key in part.fixed:
+            if key in given:
+                raise ConfigError(
+                    f"{part.title!r} is about {key}={part.values[key]}, so the chain cannot have "
+                    f"another; train such a run by itself: python -m {part.module}"
+                )
         mine = {k: v for k, v in given.items() if k in fields(known[part.key])}
         # Checked now: a misspelt value of the last run must not wait for the first one's end
         check(known[part.key], {**part.values, **mine})
@@ -98,6 +110,25 @@ def _refuse_too_late(part: Part, run: runs.Run, given: dict[str, str]) -> None:
                 f"{part.title!r} has ended with {key}={had!r} (run {run.uuid}), so the chain "
                 f"cannot go on with {key}={value!r}; begin a new one, without --resume"
             )
+
+
+def _noted(folder: Path, run: str) -> Path:
+    """The notes of the chain that has a run, by the beginning of its UUID; else the newest"""
+    # One from before there were several is beside them
+    chains = [*folder.glob("*.json"), *folder.parent.glob("chain.json")]
+    chains.sort(key=lambda file: file.stat().st_mtime_ns)
+    if not chains:
+        raise ChainError(f"there is no chain to go on with in {folder.parent}")
+    if not run:
+        return chains[-1]
+    known = {file: json.loads(file.read_text())["runs"].values() for file in chains}
+    found = [file for file, uuids in known.items() if any(u.startswith(run) for u in uuids)]
+    if len(found) != 1:
+        which = "no chain has" if not found else f"{len(found)} chains have"
+        raise ChainError(
+            f"{which} a run {run!r} in {folder.parent}; --resume alone goes on with the newest"
+        )
+    return found[0]
 
 
 def train(
@@ -144,17 +175,17 @@ def run_chain(
     ### Train all parts, one after the other
 
     Returns the report's folder and the runs by key. What has been trained, and with which values
-    of the command line, is noted in `report/chain.json`, from where `--resume` goes on.
+    of the command line, is noted in a file of `report/chains`, from where `--resume` goes on.
     """
     options = _parse(title, parts, arguments)
     root = runs.root(options.runs)
     folder = root / experiment / "report"
-    notes = folder / "chain.json"
+    notes = folder / "chains" / f"{uuid4().hex}.json"
     given, done = given_values(options), {}
-    if options.resume:
-        if not notes.exists():
-            raise ChainError(f"there is no chain to go on with in {folder}")
+    if options.resume is not None:
+        notes = _noted(notes.parent, options.resume)
         noted = json.loads(notes.read_text())
+        options.allow_weak_teacher |= noted.get("allow_weak_teacher", False)
         # A run that was removed, or refused before it began, is trained anew
         found = {k: by_uuid(uuid, root) for k, uuid in noted["runs"].items()}
         done = {k: run.uuid for k, run in found.items() if run}
@@ -163,7 +194,9 @@ def run_chain(
                 _refuse_too_late(part, found[part.key], given)
         given = {**noted["values"], **given}
     commands = _commands(parts, options, given)
-    atomic_json(notes, {"values": given, "runs": done})
+    facts = {"values": given, "allow_weak_teacher": options.allow_weak_teacher, "runs": done}
+    notes.parent.mkdir(parents=True, exist_ok=True)
+    atomic_json(notes, facts)
 
     for part in parts:
         extra = list(commands[part.key])
@@ -177,14 +210,15 @@ def run_chain(
 
         def started(uuid: str, key: str = part.key) -> None:
             done[key] = uuid
-            atomic_json(notes, {"values": given, "runs": done})
+            atomic_json(notes, facts)
 
         try:
             train(part.title, part.module, extra, started)
         except KeyboardInterrupt:
+            this = next(iter(done.values()), "")
             print(
                 f"or with the whole chain:\n  python -m experiments.{experiment} "
-                f"--runs {shlex.quote(str(root))} --resume",
+                f"--runs {shlex.quote(str(root))} --resume {this}".rstrip(),
                 file=sys.stderr,
             )
             raise

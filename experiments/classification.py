@@ -173,7 +173,7 @@ class ClassificationConfigs(BaseConfigs):
         # What the run store says about the model: how it is made, and what it costs
         reference = noted(self.model)
         images = self.images[0].images
-        self.session.notes = {
+        self.session.notes |= {
             "model": reference.to_json() if reference else None,
             "facts": model_facts(self.model, tuple(images.shape[1:])),
             "seed": self.seed,

@@ -122,7 +122,7 @@ def open_session(
     check_trackers(options.config["tracker"])
     # Devices, precision and processes
     accelerator = make_accelerator(options.config["device"], options.config["precision"])
-    recorder = None
+    recorder, notes = None, {}
     threads = options.config["threads"]
     if threads:
         torch.set_num_threads(threads)
@@ -133,6 +133,8 @@ def open_session(
             recorded = recorder.run.info.get("threads")
             if recorded and not threads:
                 torch.set_num_threads(recorded)
+            if options.comment is not None:
+                notes["comment"] = options.comment
         else:
             recorder = runs.create(
                 experiment,
@@ -163,4 +165,5 @@ def open_session(
         command=f"python -m experiments.{experiment}.{name}",
         config=options.config,
         resumed=options.resume is not None,
+        notes=notes,
     )

@@ -37,9 +37,12 @@ def find_teacher(options: Options) -> Run:
             spelled = f"{spelled}@{recorded['step']}"
         if options.teacher:
             asked = runs.find(options.teacher, root=options.root)
-            if asked.uuid != (recorded.get("run") or own.parent_uuid):
+            other_step = asked.step is not None and recorded.get("step") is not None
+            other_step = other_step and asked.resolve_step(asked.step) != recorded["step"]
+            if asked.uuid != (recorded.get("run") or own.parent_uuid) or other_step:
                 raise TeacherError(
-                    f"run {own.uuid} learns from {spelled}; it cannot go on with {asked.uuid}. "
+                    f"run {own.uuid} learns from {spelled}; it cannot go on with "
+                    f"{options.teacher if other_step else asked.uuid}. "
                     "Start a new run instead"
                 )
     else:
@@ -65,13 +68,16 @@ def load_teacher(run: Run, session: Session, options: Options) -> TeacherSource:
         raise TeacherError(
             f"the teacher {run.uuid} has other weights than when run {session.uuid} began"
         )
-    session.update(
-        teacher={
-            "run": run.uuid,
-            "step": run.resolve_step(run.step),
-            "fingerprint": teacher.fingerprint,
-        }
-    )
+    facts = {
+        "run": run.uuid,
+        "step": run.resolve_step(run.step),
+        "fingerprint": teacher.fingerprint,
+    }
+    # Said once: a run that goes on has been allowed its teacher
+    options.allow_weak_teacher |= bool(recorded and recorded.get("allowed_weak"))
+    if options.allow_weak_teacher:
+        facts["allowed_weak"] = True
+    session.update(teacher=facts)
     return teacher
 
 

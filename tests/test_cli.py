@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from distillation import cli, runs
+from distillation.commands import output
 from distillation.data import digits
 from distillation.models.digits import DigitsSmallModel
 from distillation.references import Reference
@@ -176,6 +177,47 @@ def test_rm_removes_a_run_but_a_teacher_only_by_force(distill, tmp_path, teacher
     out, _ = distill("rm", student.uuid[:8])
     assert out == f"removed {student.uuid} (digits_distill)\n"
     assert runs.list(tmp_path) == []
+
+
+def test_rm_takes_students_with_their_teacher_in_any_order_and_all_or_none(
+    distill, tmp_path, teacher, student
+):
+    alone = record(tmp_path, "digits", 0.5)
+    _, err = distill("rm", alone.uuid, teacher.uuid, code=2)
+    assert "is the teacher of 1" in err
+    assert len(runs.list(tmp_path)) == 3
+    distill("rm", teacher.uuid, student.uuid)
+    assert [run.uuid for run in runs.list(tmp_path)] == [alone.uuid]
+
+
+def test_the_members_of_an_ensemble_are_teachers_too(distill, tmp_path, teacher):
+    other = record(tmp_path, "digits_large", 0.7)
+    with runs.create("digits_distill", root=tmp_path) as recorder:
+        members = [
+            {"kind": "run", "uuid": teacher.uuid, "step": 10},
+            {"kind": "run", "uuid": other.uuid, "step": None},
+        ]
+        recorder.update(teacher={"made_by": {"kind": "ensemble", "members": members}})
+    shown, _ = distill("show", recorder.uuid)
+    assert f"{teacher.uuid}@10 (digits_large), {other.uuid} (digits_large)" in shown
+    assert recorder.uuid in distill("show", teacher.uuid)[0]
+    compared, _ = distill("compare", recorder.uuid, other.uuid)
+    assert f"{teacher.uuid[:8]}@10, {other.uuid[:8]}" in compared
+    _, err = distill("rm", teacher.uuid, code=2)
+    assert "is the teacher of 1" in err
+
+
+def test_runs_without_the_metric_come_last_in_either_direction(distill, tmp_path, teacher, student):
+    with runs.create("digits", root=tmp_path):
+        pass
+    for options in ([], ["--reverse"]):
+        told = json.loads(distill("runs", "--json", "--sort", "accuracy.test", *options)[0])
+        assert told[-1]["experiment"] == "digits"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), None])
+def test_a_model_that_diverged_has_numbers_to_show(value):
+    assert output.number(value) == str(float("nan") if value is None else value)
 
 
 @pytest.mark.parametrize("command", ["show", "rm", "evaluate", "compare"])

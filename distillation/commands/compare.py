@@ -12,6 +12,7 @@ from distillation.runs import Comparison
 from distillation.runs import compare as compare_runs
 from distillation.runs.metrics import is_maximised, is_quiet
 from distillation.runs.store import find_whole
+from distillation.runs.teachers import named
 
 
 def compare(
@@ -54,7 +55,7 @@ def _heads(comparison: Comparison) -> list[list[object]]:
         "status": [run.status for run in comparison.runs],
         "started (UTC)": [output.moment(run.started) for run in comparison.runs],
         "seed": [None if run.seed is None else str(run.seed) for run in comparison.runs],
-        "teacher": [(run.parent_uuid or "")[:8] for run in comparison.runs],
+        "teacher": [", ".join(named(run.info, 8)) for run in comparison.runs],
     }
     return [[name, *values] for name, values in rows.items() if any(values)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -70,6 +71,8 @@ def number(value: float | None) -> str:
     """A metric: four digits after the point, or four significant ones for the very small."""
     if value is None:
         return "nan"
+    if not math.isfinite(value):
+        return str(value)
     if value == int(value) and abs(value) < 1e6:
         return str(int(value))
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e5 else f"{value:.4g}"

@@ -25,13 +25,16 @@ def rm(
 ) -> None:
     """Delete runs with their checkpoints. A running one is never deleted.
 
-    In a terminal it asks before each.
+    In a terminal it asks before each. Where one cannot be deleted, none is.
 
     Example: distill rm 3fa9
     """
-    for folder in [find_folder(name, runs) for name in names]:
-        if not force:
-            check_removable(folder)
+    folders = list(dict.fromkeys(find_folder(name, runs) for name in names))
+    if not force:
+        found = [check_removable(folder, folders) for folder in folders]
+        # Students before their teachers: an earlier run cannot have learned from a later one
+        folders = [run.path for run in sorted(found, key=lambda run: run.started, reverse=True)]
+    for folder in folders:
         named = f"{folder.name} ({folder.parent.name})"
         if sys.stdin.isatty() and not yes and not typer.confirm(f"remove {_described(folder)}?"):
             print(f"kept {named}")

@@ -49,9 +49,7 @@ def runs(
         known = store.experiments(place)
         if known and experiment not in known:
             raise ConfigError(unknown("experiment", experiment, known, "`distill runs`"))
-    ordered = _sorted(found, sort)
-    if reverse:
-        ordered.reverse()
+    ordered = _sorted(found, sort, reverse)
     shown = ordered[:limit]
     if not place.exists():
         print(f"there is no folder {place}", file=sys.stderr)
@@ -93,13 +91,14 @@ def _facts(run: Run) -> dict:
     }
 
 
-def _sorted(found: list[Run], by: str) -> list[Run]:
+def _sorted(found: list[Run], by: str, reverse: bool) -> list[Run]:
+    """Runs without such a metric come last, in either direction."""
     if by in _FIELDS:
-        return sorted(found, key=_FIELDS[by], reverse=by in _NEWEST_FIRST)
+        return sorted(found, key=_FIELDS[by], reverse=(by in _NEWEST_FIRST) != reverse)
     metrics = {name for run in found for name in run.summary}
     if found and by not in metrics:
         raise ConfigError(unknown("sort key", by, [*_FIELDS, *metrics], "`distill show RUN`"))
     sign = -1 if is_maximised(by) else 1
     known = [run for run in found if run.summary.get(by) is not None]
     without = [run for run in found if run.summary.get(by) is None]
-    return sorted(known, key=lambda run: sign * run.summary[by]) + without
+    return sorted(known, key=lambda run: sign * run.summary[by], reverse=reverse) + without

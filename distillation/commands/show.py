@@ -14,6 +14,7 @@ from distillation.runs import Run, store
 from distillation.runs.compare import flat
 from distillation.runs.metrics import best_values, is_quiet, readable
 from distillation.runs.places import METRICS
+from distillation.runs.teachers import named, teachers
 
 _NAMED = 5  # unreadable lines that are named
 
@@ -100,11 +101,11 @@ def _resumed(again: list[dict]) -> str:
 
 
 def _teacher(run: Run) -> str:
-    if run.parent_uuid is None:
-        return ""
-    found = run.parent
-    place = found.experiment if found else store.why_absent(run.parent_uuid, run.path.parent.parent)
-    return f"{run.parent_uuid} ({place})"
+    root, said = run.path.parent.parent, []
+    for uuid, name in zip(teachers(run.info), named(run.info), strict=True):
+        found = store.by_uuid(uuid, root)
+        said.append(f"{name} ({found.experiment if found else store.why_absent(uuid, root)})")
+    return ", ".join(said)
 
 
 def _checkpoints(run: Run) -> str:

@@ -27,12 +27,12 @@ from distillation.dashboard.reading import (
     signature,
     values_of,
 )
-from distillation.dashboard.teachers import is_distilled, teachers
 from distillation.errors import RunError
 from distillation.runs import Run
 from distillation.runs.compare import flat
 from distillation.runs.metrics import is_quiet
 from distillation.runs.places import CONFIG, METRICS, RUN, is_experiment, is_uuid
+from distillation.runs.teachers import checkpoints, is_distilled, teachers
 
 _SHOWN = 200  # characters of a configuration value that the list gives
 _FILES = (RUN, CONFIG, METRICS, notes.FILE)  # that an entry is made of
@@ -56,6 +56,7 @@ class Entry:
 
     uuid = property(lambda self: self.facts["uuid"])
     teachers = property(lambda self: self.facts["teachers"])
+    teacher_steps = property(lambda self: checkpoints(self.info))
     is_distilled = property(lambda self: is_distilled(self.info))
     status = property(lambda self: self.facts["status"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 
 from distillation.dashboard.catalogue import Entry, Listing
@@ -16,7 +17,7 @@ def comparison(listing: Listing, entries: Sequence[Entry]) -> dict:
 
     A difference has no value for a run without such a key. A group is runs of one experiment whose
     model and whole configuration but the seed are equal, and whose teachers are alike in the same
-    sense.
+    sense, at the same checkpoint where they are one run.
     """
     return {
         "runs": [{**entry.facts, "config": entry.config} for entry in entries],
@@ -49,10 +50,16 @@ def spread(values: Sequence[float]) -> dict:
 
 def _grouped(listing: Listing, entries: Sequence[Entry]) -> list[list[Entry]]:
     groups: dict[str, list[Entry]] = {}
+    # One teacher at several of its checkpoints is several teachers
+    taught = {pair for entry in entries for pair in entry.teacher_steps.items()}
+    several = {uuid for uuid, times in Counter(uuid for uuid, _ in taught).items() if times > 1}
     for entry in entries:
         teachers = [
-            _kind(listing.entries[uuid]) if uuid in listing.entries else uuid
-            for uuid in entry.teachers
+            [
+                _kind(listing.entries[uuid]) if uuid in listing.entries else uuid,
+                step if uuid in several else None,
+            ]
+            for uuid, step in entry.teacher_steps.items()
         ]
         groups.setdefault(_exactly([_kind(entry), teachers]), []).append(entry)
     return list(groups.values())

@@ -43,8 +43,26 @@ def transfer(listing: Listing, chosen: Sequence[Entry]) -> dict:
         }
         for entry in entries
     ]
+    problems += _other_checkpoints(listing, distilled, runs)
     classes = next((run["evaluation"]["classes"] for run in runs if run["evaluation"]), [])
     return {"runs": runs, "classes": classes, "problems": problems}
+
+
+def _other_checkpoints(
+    listing: Listing, students: Sequence[Entry], runs: Sequence[dict]
+) -> list[dict]:
+    """Teachers whose evaluation is not of the checkpoint that a student learned from."""
+    evaluated = {run["uuid"]: (run["evaluation"] or {}).get("step") for run in runs}
+    found = []
+    for student in students:
+        for uuid, step in student.teacher_steps.items():
+            at = evaluated.get(uuid)
+            if None not in (at, step) and at != step:
+                folder = listing.entries[uuid].path
+                said = f"evaluated at step {at}, while {student.uuid[:8]} learned from step {step}"
+                place = f"{folder.parent.name}/{folder.name}"
+                found.append({"path": place, "message": said})
+    return found
 
 
 def role(listing: Listing, entry: Entry, chosen: Sequence[Entry]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from distillation import files
@@ -12,6 +12,7 @@ from distillation.errors import ConfigError, RunError, nearest, unknown
 from distillation.runs import lock, places
 from distillation.runs.places import STATUSES, is_experiment, is_uuid, normal, parse
 from distillation.runs.run import Run
+from distillation.runs.teachers import teachers
 
 _SHOWN = 8  # runs that a message lists
 _NO_FOLDER = "there is no such folder"
@@ -120,8 +121,8 @@ def why_absent(uuid: str, root: str | os.PathLike | None = None) -> str:
 
 
 def children(run: Run) -> list[Run]:
-    """The runs whose teacher `run` was, newest first."""
-    return [r for r in list_runs(run.path.parent.parent) if r.parent_uuid == run.uuid]
+    """The runs whose teacher `run` was, alone or in an ensemble, newest first."""
+    return [r for r in list_runs(run.path.parent.parent) if run.uuid in teachers(r.info)]
 
 
 def remove(
@@ -147,10 +148,14 @@ def remove(
         held.release()
 
 
-def check_removable(folder: Path) -> Run:
-    """The run in `folder`, which is removed without force. Raises RunError as `remove` does."""
+def check_removable(folder: Path, beside: Iterable[Path] = ()) -> Run:
+    """The run in `folder`, which is removed without force. Raises RunError as `remove` does.
+
+    Its students among the runs in the folders `beside` do not keep it: they are removed before.
+    """
     run = _read(folder)
-    students = children(run)
+    gone = {other.name for other in beside}
+    students = [student for student in children(run) if student.uuid not in gone]
     if students:
         raise RunError(
             f"run {run.label} is the teacher of {len(students)}; remove them first, or force it:"

@@ -27,13 +27,20 @@ PARTS = [
     Part("large", "Large", "experiments.digits.large"),
     Part("small", "Small, alone", "experiments.digits.small"),
     Part("distill", "Small, distilled", "experiments.digits.distill", learns_from="large"),
-    Part("small_no_3", "Small, alone, no 3 seen", "experiments.digits.small", values=NO_3),
+    Part(
+        "small_no_3",
+        "Small, alone, no 3 seen",
+        "experiments.digits.small",
+        values=NO_3,
+        fixed=("without_classes",),
+    ),
     Part(
         "distill_no_3",
         "Small, distilled, no 3 seen",
         "experiments.digits.distill",
         learns_from="large",
         values={**NO_3, **SOFT_TARGETS_ALONE},
+        fixed=("without_classes",),
     ),
 ]
 

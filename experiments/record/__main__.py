@@ -11,7 +11,6 @@ On a processor without bf16, `--precision auto` computes what is missing in fp32
 it; a run that was interrupted goes on in the precision it began in, so say it each time.
 """
 
-import re
 import tempfile
 from datetime import date
 from pathlib import Path
@@ -24,6 +23,7 @@ from experiments.command_line import Parser, run_main
 from experiments.record.check import check
 from experiments.record.front import differences, publish
 from experiments.record.making import Maker
+from experiments.record.plan import keys
 from experiments.record.protocol import FULL, GROUPS, SMOKE, Scale
 from experiments.record.subset import write_subset
 from experiments.record.training import Runs
@@ -58,8 +58,9 @@ def _parse(arguments: list[str] | None):
     options = parser.parse_args(arguments)
     options.only = options.only or []
     for name in options.only:
-        if name not in GROUPS and re.sub(r"_\d+$", "", name) not in GROUPS:
-            raise ConfigError(unknown("group", name, GROUPS))
+        known = {*GROUPS, *keys(SMOKE if options.smoke else FULL)}
+        if name not in known:
+            raise ConfigError(unknown("group or part", name, known))
     if options.precision:
         if options.precision not in COMPUTED:
             raise ConfigError(unknown("precision", options.precision, COMPUTED))

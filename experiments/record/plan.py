@@ -81,6 +81,13 @@ def sizes(scale: Scale) -> Counter[str]:
     return Counter(part.group for part in _parts(scale, {group: {} for group in SEARCHES}))
 
 
+def keys(scale: Scale) -> list[str]:
+    """
+    ### The keys of all parts
+    """
+    return [part.key for part in _parts(scale, {group: {} for group in SEARCHES})]
+
+
 def _parts(scale: Scale, choices: Choices) -> list[Part]:
     parts = searches(scale, "large")
     if choices["large"] is not None:

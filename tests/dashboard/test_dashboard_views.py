@@ -72,6 +72,30 @@ def test_students_are_one_group_when_their_teachers_differ_in_their_seed_alone(t
     assert [group["runs"] for group in groups] == [students[:2], *([s] for s in students[2:])]
 
 
+def test_students_of_two_checkpoints_of_one_teacher_are_two_groups(tmp_path):
+    teacher = seeded(tmp_path, 0.9, 0)
+    steps = [20, 20, 30, None]
+    taught = [{"teacher": {"run": teacher, "step": step}} for step in steps]
+    students = [
+        seeded(tmp_path, 0.9, seed, parent=teacher, fields=fields)
+        for seed, fields in enumerate(taught)
+    ]
+    groups = compare(tmp_path, *students)["groups"]
+    assert [group["runs"] for group in groups] == [students[:2], [students[2]], [students[3]]]
+
+
+def test_a_teachers_evaluation_at_another_checkpoint_is_said_to_be(tmp_path):
+    teacher = seeded(tmp_path, 0.9, 0)
+    fields = {"teacher": {"run": teacher, "step": 10}}
+    student = seeded(tmp_path, 0.9, 1, parent=teacher, fields=fields)
+    for uuid in (teacher, student):
+        (folder(tmp_path, uuid) / "evaluation.json").write_text(json.dumps(evaluation(step=20)))
+    found = client(tmp_path).get("/api/transfer", params={"runs": student}).json()
+    (problem,) = found["problems"]
+    said = f"evaluated at step 20, while {student[:8]} learned from step 10"
+    assert problem == {"path": f"digits/{teacher}", "message": said}
+
+
 def test_a_run_on_its_way_does_not_count_beside_completed_ones(tmp_path):
     done, going = seeded(tmp_path, 0.9, 0), seeded(tmp_path, 0.2, 1)
     edit(folder(tmp_path, going) / "run.json", status="interrupted")

@@ -13,6 +13,8 @@ from experiment_case import CHECKOUT, command, wait_for
 
 from distillation import runs
 from distillation.precision import resolve_precision
+from experiments.chain import ChainError
+from experiments.chain import _noted as chain_notes
 from experiments.config_check import resolve
 from experiments.digits import distill, large, small
 
@@ -24,6 +26,12 @@ CONFIGS = {
     "small_no_3": small.Configs,
     "distill_no_3": distill.Configs,
 }
+
+
+def noted(root):
+    """What the one chain of a store has trained, by key."""
+    files = list((root / "digits" / "report" / "chains").glob("*.json"))
+    return json.loads(files[0].read_text())["runs"] if files else {}
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +49,14 @@ def chain(tmp_path_factory):
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
-    notes = root / "digits" / "report" / "chain.json"
-    wait_for(lambda: notes.exists() and "small" in json.loads(notes.read_text())["runs"], 120)
+    wait_for(lambda: "small" in noted(root), 120)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    before = json.loads(notes.read_text())["runs"]
+    before = noted(root)
     # In this process, but for the runs
     done = command("digits.__main__", "--resume", root=root)
     assert done.code == 0, done.err
-    after = json.loads(notes.read_text())["runs"]
+    after = noted(root)
     return root, before, after, done
 
 
@@ -163,7 +170,7 @@ def test_a_chain_that_has_ended_is_only_reported_again(chain):
 
 def test_a_value_that_comes_too_late_for_a_run_is_refused(chain):
     root = chain[0]
-    notes = root / "digits" / "report" / "chain.json"
+    (notes,) = (root / "digits" / "report" / "chains").iterdir()
     before = notes.read_text()
     done = command("digits.__main__", "--resume", "--epochs", "3", root=root)
     assert done.code == 2
@@ -195,7 +202,19 @@ def test_a_request_to_end_reaches_the_run_which_saves(tmp_path):
     (run,) = runs.list(root)
     assert run.status == "interrupted"
     assert run.checkpoints
-    assert f"python -m experiments.digits --runs '{root}' --resume" in errors
+    assert f"python -m experiments.digits --runs '{root}' --resume {run.uuid}\n" in errors
+
+
+def test_each_chain_is_found_again_by_a_run_of_it(tmp_path):
+    chains = tmp_path / "chains"
+    chains.mkdir()
+    for name, uuid, seconds in (("a", "1a", 20), ("b", "2b", 10)):
+        (chains / f"{name}.json").write_text(json.dumps({"runs": {"large": uuid * 16}}))
+        os.utime(chains / f"{name}.json", (seconds, seconds))
+    assert chain_notes(chains, "").stem == "a"
+    assert chain_notes(chains, "2b2b").stem == "b"
+    with pytest.raises(ChainError, match="no chain has a run '3c'"):
+        chain_notes(chains, "3c")
 
 
 @pytest.mark.parametrize(
@@ -203,6 +222,8 @@ def test_a_request_to_end_reaches_the_run_which_saves(tmp_path):
     [
         ("--data x", "'data' cannot be set here: the digits come with scikit-learn"),
         ("--resume", "there is no chain to go on with"),
+        ("--resume 3c", "there is no chain to go on with"),
+        ("--set without_classes=[5]", "'Small, alone, no 3 seen' is about without_classes=[3]"),
         ("--foo", "unknown command-line option '--foo'"),
         ("--set temprature=3", "did you mean 'temperature'"),
         ("--set loss=kll", "'kll'; did you mean 'kl'"),

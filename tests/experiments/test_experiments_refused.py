@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 
@@ -173,8 +174,13 @@ def test_a_teacher_at_chance_level_is_refused_unless_allowed(store):
     assert "of the test images, where chance is 10.0%" in refused.err
     assert "--allow-weak-teacher" in refused.err
     assert len(runs.list(store)) == 2
-    line = ["--teacher", weak, "--epochs", "1", "--allow-weak-teacher"]
+    line = ["--teacher", weak, "--epochs", "1", "--allow-weak-teacher", "--comment", "first"]
+    allowed = command("digits.distill", *line, root=store)
+    assert allowed.code == 0
+    # It was allowed once, and goes on; what is said of it then is kept
+    line = ["--resume", allowed.uuid, "--epochs", "2", "--comment", "second"]
     assert command("digits.distill", *line, root=store).code == 0
+    assert runs.find(allowed.uuid, root=store).info["comment"] == "second"
 
 
 def test_the_accuracy_of_the_teacher_is_printed_first(store, trained):
@@ -195,6 +201,13 @@ def test_a_student_keeps_its_teacher(store, trained):
     assert command("digits.distill", *own, root=store).code == 0
     run = runs.find(student, root=store)
     assert run.parent.uuid == trained.uuid
+    # Nor is another checkpoint of the same teacher the same
+    earlier = {**run.info, "teacher": {**run.info["teacher"], "step": 1437}}
+    (run.path / "run.json").write_text(json.dumps(earlier))
+    last = f"{trained.uuid}@last"
+    done = command("digits.distill", "--resume", student, "--teacher", last, root=store)
+    assert done.code == 2
+    assert f"learns from {trained.uuid}@1437; it cannot go on with {last}" in done.err
 
 
 def test_a_student_whose_teacher_is_gone_says_so(store, trained):
