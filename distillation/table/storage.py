@@ -118,6 +118,11 @@ class TableStorage:
         """How many entries are stored."""
         return int(np.count_nonzero(self._marks))
 
+    def _stored(self) -> np.ndarray:
+        """Flat numbers of the stored entries."""
+        # Of a copy: NumPy refuses an array in which another process marks an entry meanwhile
+        return np.flatnonzero(self._marks.copy())
+
     def filled_map(self) -> np.ndarray:
         """`[samples, views]` bool, a copy: which entries are stored."""
         return (self._marks != 0).reshape(self.shape[:2])
@@ -127,7 +132,7 @@ class TableStorage:
 
         Always the same ones of the same table: the first and the last of a few, evenly spread.
         """
-        stored = np.flatnonzero(self._marks)
+        stored = self._stored()
         few = stored[
             np.unique(np.linspace(0, max(len(stored) - 1, 0), 16).astype(np.int64))[: len(stored)]
         ]
@@ -169,7 +174,7 @@ class TableStorage:
         """Look at every stored entry; yields the `(sample, view)` whose checksum is wrong."""
         views = self.shape[1]
         for flat in np.array_split(
-            np.flatnonzero(self._marks), max(1, self.count() * self.shape[2] // 1_000_000)
+            self._stored(), max(1, self.count() * self.shape[2] // 1_000_000)
         ):
             wrong = self._marks[flat] != checksums(self._entries[flat])
             for place in flat[wrong]:

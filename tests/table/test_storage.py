@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -246,3 +247,28 @@ def test_two_writers_killed_at_any_moment_leave_only_right_entries(tmp_path):
     # A killed writer's lock is free again.
     storage.write(np.array([0]), np.array([0]), entries_of([0], [0]))
     storage.close()
+
+
+def test_a_table_can_be_looked_through_while_another_fills_it(tmp_path):
+    shape = (4000, 162, 2)
+    TableStorage.create(tmp_path, shape)
+    reader, writer = (TableStorage(tmp_path, shape) for _ in range(2))
+    ended = threading.Event()
+
+    def fill():
+        rng = np.random.default_rng(0)
+        while not ended.is_set():
+            sample, view = rng.integers(0, shape[0], 64), rng.integers(0, shape[1], 64)
+            writer.write(sample, view, np.ones((64, 2), np.float16))
+
+    filling = threading.Thread(target=fill)
+    filling.start()
+    try:
+        for _ in range(100):
+            reader.sound(2)
+        assert list(reader.damaged()) == []
+    finally:
+        ended.set()
+        filling.join()
+        reader.close()
+        writer.close()
