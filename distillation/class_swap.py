@@ -19,8 +19,8 @@ def swapped_class(mixin: type, original: type, like: Callable | None = None) -> 
 
     Its `forward` calls `mixin.distil` and has the signature of `original.forward`, or that of
     `like` (then the class is a new one). Methods of `mixin.STUDENT_ONLY` run within its
-    `only_student_forward`. Nothing is registered anywhere: a made class lives as
-    long as its instances, and classes of one name do not know of each other.
+    `only_student_forward`. Nothing is registered anywhere: a made class lives as long as its
+    instances, and classes of one name do not know of each other.
     """
     if like is None:
         for known in original.__subclasses__():

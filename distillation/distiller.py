@@ -141,7 +141,7 @@ class Distiller:
             if count != len(self.criterion):
                 raise ConfigError(
                     f"the {len(self.criterion)} losses of a converted model are replaced by an "
-                    f"nn.ModuleList of as many, not by {type(loss_modules).__name__}"
+                    f"nn.ModuleList of as many, not by a {type(loss_modules).__name__} of {count}"
                 )
             self.criterion.losses = loss_modules
             self._pairs = list(self.criterion)

@@ -138,7 +138,7 @@ def _compared(
 
 def _pairs(loader: Iterable, other: Iterable | None) -> Iterator[tuple[Any, Any]]:
     """Batches beside those of the same images for the teacher: themselves, or another loader's."""
-    if other is None:
+    if other is None or other is loader:
         yield from ((batch, batch) for batch in loader)
         return
     for pair in itertools.zip_longest(loader, other):
